@@ -1,0 +1,18 @@
+"""openrem-ingest: from a drop folder into OpenREM, deleted only once OpenREM provably holds it.
+
+A file's journey, and the module to read for each step:
+
+    watch    events and sweeps find paths worth a look                      watch
+    settle   is the file complete?  (dicom walks its lengths)               settle, dicom
+    decide   which of OpenREM's importers, or why none                      rules
+    claim    set aside, so that no sender can change it any more            claim
+    import   by OpenREM's own code, all or nothing                          openrem/
+    verify   does OpenREM provably hold it? only here is a Proof made       verify
+    dispose  delete, archive, or quarantine with the reason                 dispose
+    record   every transition, durably                                      ledger
+
+engine.py takes one file through all of it; service.py runs the engine; commands/ and cli.py
+show it to people.
+"""
+
+__version__ = "0.1.0"

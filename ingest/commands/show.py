@@ -1,0 +1,120 @@
+"""How commands speak to people: tables on stdout, progress and complaints on stderr."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ingest import log
+from ingest.engine import Ended
+from ingest.errors import Reason
+from ingest.model import Job, State
+
+
+def out() -> Console:
+    """The console for results."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def complaint(path: bytes, reason: Reason, detail: str) -> str:
+    """The one line for a file that isn't imported: which, why, and what next."""
+    return f"{log.shown(path)}: {reason.sentence(detail)}"
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run came to, counted as it goes; memory grows with the failures only."""
+
+    imported: int = 0
+    already: int = 0
+    ignored: int = 0
+    refused: Counter[Reason] = field(default_factory=Counter)
+
+    def add(self, ended: Ended) -> None:
+        """Count one end."""
+        if ended.state is State.DONE:
+            self.imported += not ended.already
+            self.already += ended.already
+        elif ended.state is State.IGNORED:
+            self.ignored += 1
+        elif ended.reason is not None:
+            self.refused[ended.reason] += 1
+
+    @property
+    def total(self) -> int:
+        """All ends."""
+        return self.imported + self.already + self.ignored + self.refused.total()
+
+    def table(self) -> Table:
+        """The summary."""
+        table = Table(title="Summary")
+        table.add_column("Outcome")
+        table.add_column("Files", justify="right")
+        table.add_column("Next step")
+        table.add_row("imported", str(self.imported), "")
+        table.add_row("already there", str(self.already), "")
+        table.add_row("ignored", str(self.ignored), "")
+        for reason, count in self.refused.most_common():
+            table.add_row(f"not imported: {reason.code}", str(count), reason.next_step)
+        return table
+
+
+class Run:
+    """Shows a run of many files: a progress bar on a terminal, a line for each failure."""
+
+    def __init__(self) -> None:
+        """Nothing shown yet."""
+        self.tally = Tally()
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._advance: Callable[[int], None] = lambda _total: None
+
+    @contextmanager
+    def progress(self, words: str) -> Iterator[None]:
+        """Show a bar meanwhile, if stderr is a terminal."""
+        if not self._console.is_terminal:
+            yield
+            return
+        bar = Progress(
+            TextColumn(words),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._console,
+        )
+        with bar:
+            task = bar.add_task(words, total=None)
+            self._advance = lambda done: bar.update(task, completed=done)
+            yield
+
+    def ended(self, ended: Ended) -> None:
+        """Take note of an end; called from the import threads."""
+        self.tally.add(ended)
+        self._advance(self.tally.total)
+        if ended.reason is not None:
+            self.complain(complaint(ended.path, ended.reason, ended.detail))
+
+    def complain(self, line: str) -> None:
+        """Print one line to stderr, above the progress bar."""
+        self._console.print(line, markup=False)
+
+    def left_behind(self, jobs: list[Job]) -> None:
+        """Say what still waits."""
+        for job in jobs:
+            reason = job.reason or Reason.INCOMPLETE
+            self.tally.refused[reason] += 1
+            self.complain(complaint(job.path, reason, job.detail))
+
+    def finish(self) -> int:
+        """Print the summary; returns the exit code."""
+        out().print(self.tally.table())
+        return 1 if self.tally.refused else 0
+
+
+def steps(words: str) -> None:
+    """Tell of a long step."""
+    click.echo(f"… {words}", err=True)

@@ -1,0 +1,178 @@
+"""`status`: how many files are where, what is stuck and why, and how OpenREM is."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+import click
+from rich.table import Table
+
+from ingest import service
+from ingest.commands.show import out
+from ingest.config import Settings
+from ingest.errors import OpenRemUnreachable, Reason
+from ingest.ledger import Ledger, Tally
+from ingest.model import State
+
+STALE_S = 30.0  # a running service leaves word every ten seconds
+PENDING = (State.SEEN, State.READY, State.CLAIMED, State.PROVEN, State.REJECTED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderStatus:
+    """One drop folder."""
+
+    drop: str
+    path: str
+    state: str  # watched | away
+    waiting_to_be_complete: int
+    waiting_for_import: int
+    in_hand: int
+    imported_today: int
+    quarantined_today: int
+    left_in_place: int
+    stuck: dict[str, int]  # reason code -> files that wait because of it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRemStatus:
+    """OpenREM as seen now."""
+
+    reachable: bool
+    reason: str | None = None
+    why: str = ""
+    next: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """All of it."""
+
+    service: str  # running | stopped
+    openrem: OpenRemStatus
+    drops: tuple[FolderStatus, ...]
+
+
+def status(settings: Settings, *, as_json: bool) -> int:
+    """Print the status; returns the exit code."""
+    now = time.time()  # noqa: TID251 - a command is where the clock comes in
+    service_word, openrem_word, tallies, today, away = _read_ledger(settings, now)
+    answer = Status(
+        service=service_word,
+        openrem=_openrem(settings, openrem_word),
+        drops=tuple(
+            _folder(drop.name, str(drop.path), tallies, today, away=drop.name in away)
+            for drop in settings.drop
+        ),
+    )
+    if as_json:
+        click.echo(json.dumps(asdict(answer)))
+    else:
+        _print(answer)
+    return 0 if answer.openrem.reachable else 3
+
+
+def _read_ledger(
+    settings: Settings, now: float
+) -> tuple[str, str | None, Sequence[Tally], Sequence[Tally], set[str]]:
+    """The service's state, its word on OpenREM while it runs, and the counts."""
+    away = {drop.name for drop in settings.drop if not drop.path.is_dir()}
+    if not settings.ledger_path.exists():
+        return "stopped", None, [], [], away
+    ledger = Ledger(settings.ledger_path, read_only=True)
+    try:
+        word = ledger.said("service")
+        runs = word is not None and word[0].startswith("running") and word[1] > now - STALE_S
+        openrem = ledger.said("openrem") if runs else None
+        midnight = datetime.fromtimestamp(now).astimezone().replace(hour=0, minute=0, second=0)
+        today = ledger.ends_since(midnight.timestamp())
+        return (
+            "running" if runs else "stopped",
+            openrem[0] if openrem else None,
+            ledger.tallies(),
+            today,
+            away,
+        )
+    finally:
+        ledger.close()
+
+
+def _openrem(settings: Settings, word: str | None) -> OpenRemStatus:
+    """What the running service knows, or, without one, what OpenREM answers now."""
+    if word == "ready":
+        return OpenRemStatus(reachable=True)
+    if word is not None:
+        code, _, detail = word.partition(" ")
+        return _unreachable(Reason.from_code(code), detail)
+    worker = service.worker_of(settings)
+    try:
+        with service.openrem_database(settings):
+            worker.hello()
+    except OpenRemUnreachable as trouble:
+        return _unreachable(trouble.reason, trouble.detail)
+    finally:
+        worker.close()
+    return OpenRemStatus(reachable=True)
+
+
+def _unreachable(reason: Reason, detail: str) -> OpenRemStatus:
+    why = f"{reason.why} ({detail})" if detail else reason.why
+    return OpenRemStatus(reachable=False, reason=reason.code, why=why, next=reason.next_step)
+
+
+def _folder(
+    name: str, path: str, tallies: Sequence[Tally], today: Sequence[Tally], *, away: bool
+) -> FolderStatus:
+    def count(source: Sequence[Tally], *states: State) -> int:
+        return sum(t.count for t in source if t.drop == name and t.state in states)
+
+    stuck: dict[str, int] = {}
+    for tally in tallies:
+        waits = tally.state in PENDING or tally.state is State.LEFT
+        if tally.drop == name and waits and tally.reason is not None:
+            stuck[tally.reason.code] = stuck.get(tally.reason.code, 0) + tally.count
+    return FolderStatus(
+        drop=name,
+        path=path,
+        state="away" if away else "watched",
+        waiting_to_be_complete=count(tallies, State.SEEN),
+        waiting_for_import=count(tallies, State.READY),
+        in_hand=count(tallies, State.CLAIMED, State.PROVEN, State.REJECTED),
+        imported_today=count(today, State.DONE),
+        quarantined_today=count(today, State.QUARANTINED),
+        left_in_place=count(tallies, State.LEFT),
+        stuck=stuck,
+    )
+
+
+def _print(answer: Status) -> None:
+    console = out()
+    console.print(f"Service: {answer.service}")
+    if answer.openrem.reachable:
+        console.print("OpenREM: ready")
+    else:
+        console.print(f"OpenREM: away, {answer.openrem.why}. Next: {answer.openrem.next}.")
+    table = Table()
+    for heading in ("Folder", "Incomplete", "To import", "In hand", "Imported today"):
+        table.add_column(heading, justify="left" if heading == "Folder" else "right")
+    table.add_column("Quarantined today", justify="right")
+    for drop in answer.drops:
+        name = f"{drop.drop} (AWAY)" if drop.state == "away" else drop.drop
+        counts = (
+            drop.waiting_to_be_complete,
+            drop.waiting_for_import,
+            drop.in_hand,
+            drop.imported_today,
+            drop.quarantined_today,
+        )
+        table.add_row(name, *map(str, counts))
+    console.print(table)
+    for drop in answer.drops:
+        for code, number in sorted(drop.stuck.items()):
+            reason = Reason.from_code(code)
+            console.print(
+                f"{drop.drop}: {number} waiting: {reason.why}. Next: {reason.next_step}.",
+                markup=False,
+            )

@@ -1,0 +1,260 @@
+"""Reads the configuration: TOML in, frozen settings out, one line naming key and remedy if not."""
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import platformdirs
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from ingest.errors import ConfigError
+from ingest.model import Importer
+
+VARIABLE = "OPENREM_INGEST_CONFIG"
+FILE_NAME = "openrem-ingest.toml"
+
+
+def _absolute(path: Path) -> Path:
+    path = path.expanduser()
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path, starting with /")
+    return Path(os.path.normpath(path))
+
+
+def _default_state_dir() -> Path:
+    """A service's state belongs to the machine, a user's own to the user."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/openrem-ingest")
+    return Path(platformdirs.user_state_dir("openrem-ingest"))
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+
+
+class _Table(BaseModel):
+    """A table of the configuration: unknown keys are errors, values don't change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OpenRem(_Table):
+    """`[openrem]`: how OpenREM is called."""
+
+    python: AbsolutePath
+    importer: Literal["worker"] = "worker"
+    workers: Annotated[int, Field(ge=1, le=16)] = 2
+    env: dict[str, str] = Field(default_factory=dict)
+    timeout: PositiveFloat = 900.0  # seconds for one import, then its worker is given up
+    demo_site: AbsolutePath | None = None  # a private OpenREM: its database is started for us
+
+
+class Drop(_Table):
+    """`[[drop]]`: one watched folder."""
+
+    path: AbsolutePath
+    name: str = ""  # the folder's own name where it isn't given
+    expect: tuple[Importer, ...] = ()
+    after: Literal["delete", "archive", "keep"] = "delete"
+    watch: Literal["auto", "native", "poll"] = "auto"
+    archive: AbsolutePath | None = None
+
+    @model_validator(mode="after")
+    def _archive_is_where(self) -> "Drop":
+        if self.after == "archive" and self.archive is None:
+            raise ValueError('after = "archive" needs the key archive: the folder to move to')
+        return self
+
+
+class Settle(_Table):
+    """`[settle]`: when a file counts as complete. Seconds."""
+
+    quiet: PositiveFloat = 2.0  # without change, where an open writer can't be seen
+    network_quiet: PositiveFloat = 15.0  # the same on network file systems
+    incomplete_after: PositiveFloat = 3600.0  # then quarantined as truncated
+    tidy_after: PositiveFloat = 10.0  # then an emptied sub-folder is removed
+
+
+class Sweep(_Table):
+    """`[sweep]`: how often the folders are looked through. Seconds."""
+
+    quick: PositiveFloat = 1.0  # between looks for folders that changed
+    full: PositiveFloat = 300.0  # between full sweeps
+
+
+class Retry(_Table):
+    """`[retry]`: what may yet succeed is tried again. Seconds."""
+
+    attempts: PositiveInt = 8
+    initial: PositiveFloat = 5.0
+    maximum: PositiveFloat = 900.0
+
+
+class Quarantine(_Table):
+    """`[quarantine]`: where refused files go."""
+
+    path: AbsolutePath
+
+
+class Settings(_Table):
+    """The whole configuration."""
+
+    state_dir: AbsolutePath = Field(default_factory=_default_state_dir)
+    openrem: OpenRem
+    drop: tuple[Drop, ...] = ()
+    settle: Settle = Settle()
+    sweep: Sweep = Sweep()
+    retry: Retry = Retry()
+    quarantine: Quarantine | None = None
+
+    @property
+    def ledger_path(self) -> Path:
+        """The ledger's file."""
+        return self.state_dir / "ledger.sqlite"
+
+    @property
+    def quarantine_path(self) -> Path | None:
+        """Where refused files go: ``failed`` beside the first drop folder if not said."""
+        if self.quarantine is not None:
+            return self.quarantine.path
+        return self.drop[0].path.parent / "failed" if self.drop else None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_drops(cls, data: Any) -> Any:  # noqa: ANN401 - whatever the TOML held
+        """Give each drop folder a name of its own: its last part, numbered where that is taken."""
+        if not isinstance(data, dict) or not isinstance(data.get("drop"), list):
+            return data
+        taken: set[str] = set()
+        drops = []
+        for drop in data["drop"]:
+            if not isinstance(drop, dict):
+                return data
+            wish = str(
+                drop.get("name") or os.path.basename(os.path.normpath(str(drop.get("path"))))
+            )
+            name, number = wish, 2
+            while name in taken:
+                name, number = f"{wish}-{number}", number + 1
+            taken.add(name)
+            drops.append({**drop, "name": name})
+        return {**data, "drop": drops}
+
+    @model_validator(mode="after")
+    def _paths_are_apart(self) -> "Settings":
+        paths = [drop.path for drop in self.drop]
+        if len(set(paths)) < len(paths):
+            raise ValueError("drop: two drop folders have the same path; give each its own")
+        for other, key in (
+            (self.quarantine_path, "quarantine.path"),
+            (self.state_dir, "state_dir"),
+        ):
+            if other in paths:
+                raise ValueError(f"{key}: is a drop folder; give it a folder of its own")
+        return self
+
+
+def find_file(given: Path | None) -> Path:
+    """The configuration to read: the one given, else the first that there is.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if given is not None:
+        return given
+    if named := os.environ.get(VARIABLE):
+        return Path(named)
+    places = [
+        Path(FILE_NAME),
+        Path(platformdirs.user_config_dir("openrem-ingest")) / "config.toml",
+        Path("/etc/openrem-ingest/config.toml"),
+    ]
+    for place in places:
+        if place.exists():
+            return place
+    looked = ", ".join(str(place) for place in places)
+    raise ConfigError(
+        f"no configuration found (looked for {looked}). Next: name one with -c FILE, "
+        "or make a whole trial set-up with: openrem-ingest demo"
+    )
+
+
+def load(path: Path) -> Settings:
+    """Read and check a configuration.
+
+    Raises:
+        ConfigError: it can't be read, or has a wrong key or value; one line.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: can't be read ({error.strerror}). Next: check the path given with -c"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path}: is not valid TOML ({error}). Next: correct that line"
+        ) from error
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error.errors()[0])}") from error
+
+
+def _explain(error: ErrorDetails) -> str:
+    """One line: the key, what is wrong with it, and what would be right."""
+    key = _key(error["loc"])
+    match error["type"]:
+        case "extra_forbidden":
+            return f"{key}: unknown key. Next: {_nearest(error['loc'])}"
+        case "missing":
+            return f"{key}: is missing. Next: add it (the README's configuration shows all keys)"
+        case "value_error":
+            words = str(error["msg"]).removeprefix("Value error, ")
+            return f"{key}: {words}" if key else words
+        case "literal_error" | "enum":
+            wanted = error.get("ctx", {}).get("expected", "")
+            return f"{key}: {error['input']!r} is not possible. Next: use {wanted}"
+        case _:
+            words = str(error["msg"]).replace("Input should be", "should be")
+            return f"{key}: {words}, but is {error['input']!r}. Next: correct the value"
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    key = ""
+    for part in location:
+        key += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if key else part
+    return key
+
+
+def _nearest(location: tuple[int | str, ...]) -> str:
+    """The keys that are possible there, the nearest first if one is near."""
+    table: type[BaseModel] = Settings
+    for part in location[:-1]:
+        if isinstance(part, str) and part in table.model_fields:
+            table = _table_of(table.model_fields[part].annotation) or table
+    keys = sorted(table.model_fields)
+    near = difflib.get_close_matches(str(location[-1]), keys, n=1)
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"remove it (possible here: {', '.join(keys)})"
+
+
+def _table_of(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for part in get_args(annotation):
+        if (table := _table_of(part)) is not None:
+            return table
+    return None

@@ -1,0 +1,577 @@
+"""The walk over a DICOM object's lengths: does it end exactly where its file ends?
+
+A reader such as pydicom takes a file that was cut in the middle of a dose report without
+complaint, and what is missing is then missing from the dose. But an object tells how long it
+is: each element, item and fragment begins with its length (PS3.5 sections 7.1, 7.5 and A.4).
+The walk hops from length to length and never looks at a value. Three rules keep it cheap and
+safe with whatever is in the file:
+
+* What has a defined length is skipped, nested or not; only sequences, items and encapsulated
+  pixels of undefined length are entered. The state is the stack of what is open.
+* Bytes come through a sliding window: memory does not grow with the file. (Not by ``mmap``:
+  a writer that truncates the file under us would then kill the process with SIGBUS.)
+* Depth, number of elements and inflated bytes have limits; no real object comes near them.
+
+A walk that can't go on raises `Broken`, which says whether more bytes could still cure it.
+Zeros up to the end of the file count as bytes that are yet to come: some senders (Windows
+Explorer through Samba) give a file its final size first and fill it afterwards.
+
+Read `_Walk.data_set` first; `walk`, at the end, is the way in.
+"""
+
+import os
+import sys
+import zlib
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from struct import Struct
+from typing import NamedTuple, Protocol
+
+from ingest.errors import Reason
+
+MAX_DEPTH = 60  # sequences within sequences
+MAX_ELEMENTS = 2_000_000  # the longest real dose report that we know has over 200,000
+MAX_META_ELEMENTS = 200
+MAX_INFLATED_BYTES = 256 * 2**20  # several times the largest mammogram
+MAX_VALUE_BYTES = 16 * 2**10  # a wanted element that is longer than this is not kept
+
+CONTENT_SEQUENCE = 0x0040_A730  # where the substance of a report begins
+
+_PREAMBLE_BYTES = 128
+_MARK = b"DICM"
+_META_AT = _PREAMBLE_BYTES + len(_MARK)
+_META_GROUP = b"\2\0"  # little endian, whatever the transfer syntax
+_TRANSFER_SYNTAX = 0x0002_0010
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_BIG_ENDIAN = b"1.2.840.10008.1.2.2"
+
+_FIRST_GROUP = 0x0004  # lower groups are commands, file meta information, or forbidden
+_DELIMITERS = 0xFFFE  # the group of items and delimiters: without a VR in any transfer syntax
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xE000, 0xE00D, 0xE0DD
+_MAY_FOLLOW = ({_ITEM_END}, {_ITEM, _SEQUENCE_END})  # which of them in an item, in a sequence
+_UNDEFINED = 0xFFFF_FFFF
+_HEAD_BYTES = 12  # the longest head of an element: tag, VR, two reserved bytes, length
+_SHORT_HEAD_BYTES = 8  # the shortest
+_PAD = bytes(_HEAD_BYTES - _SHORT_HEAD_BYTES)
+
+# PS3.5 section 7.1.2: the VRs with a 16-bit length, and those with a 32-bit length.
+_SHORT = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
+_LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+
+_WINDOW_BYTES = 64 * 2**10
+_MAX_WINDOW_BYTES = 256 * 2**10
+_JUMP_WINDOW_BYTES = 4 * 2**10  # behind a skipped value there is often just one more head
+_TAIL_BYTES = 4 * 2**10
+
+
+class Broken(Exception):
+    """The walk can't go on. Only `ingest.dicom` sees this."""
+
+    def __init__(
+        self, problem: Reason, detail: str, *, can_improve: bool = False, is_dicom: bool = True
+    ) -> None:
+        """Keep what `ingest.model.Structure` needs."""
+        super().__init__(detail)
+        self.problem = problem
+        self.detail = detail
+        self.can_improve = can_improve
+        self.is_dicom = is_dicom
+
+
+class Syntax(NamedTuple):
+    """How the heads of elements are written (PS3.5 annex A)."""
+
+    is_implicit: bool
+    is_little: bool
+
+
+_IMPLICIT = Syntax(is_implicit=True, is_little=True)
+_EXPLICIT = Syntax(is_implicit=False, is_little=True)
+_BIG = Syntax(is_implicit=False, is_little=False)
+
+# Tag and 32-bit length; tag, VR and 16-bit length; 32-bit length. By "is little endian".
+_UNPACK_IMPLICIT = {True: Struct("<HHL").unpack_from, False: Struct(">HHL").unpack_from}
+_UNPACK_EXPLICIT = {True: Struct("<HH2sH").unpack_from, False: Struct(">HH2sH").unpack_from}
+_UNPACK_LENGTH = {True: Struct("<L").unpack_from, False: Struct(">L").unpack_from}
+
+
+@dataclass(slots=True)
+class Walked:
+    """What the walk met at the top level of an object that ends where it should."""
+
+    syntax: Syntax
+    # The wanted elements, with their heads; empty if longer than `MAX_VALUE_BYTES`.
+    elements: dict[int, bytes] = field(default_factory=dict, repr=False)
+    highest: int = 0  # the highest tag
+
+
+# -- bytes -----------------------------------------------------------------------------------
+
+
+class _Source(Protocol):
+    """Bytes to walk over, forward only. ``end`` is right once a read has come short."""
+
+    end: int
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes from ``offset`` on, fewer only at the end."""
+
+    def is_blank(self, offset: int) -> bool:
+        """Whether everything from about ``offset`` on looks as if it is yet to be written."""
+
+
+class _File:
+    """The bytes of an open file, as many as it had when it was looked at."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self.end = size
+        self._descriptor = descriptor
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read at a place; a file that shrank under us comes short."""
+        size = min(size, self.end - offset)
+        data = os.pread(self._descriptor, size, offset) if size > 0 else b""
+        while 0 < len(data) < size:  # a signal or a network file system may cut a read short
+            more = os.pread(self._descriptor, size - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def is_blank(self, offset: int) -> bool:
+        """Zeros behind ``offset`` and at the very end. One head may be half written."""
+        if self.end - offset > _HEAD_BYTES:
+            offset += _HEAD_BYTES
+        rest = self.read(offset, _TAIL_BYTES)
+        tail = self.read(max(offset, self.end - _TAIL_BYTES), _TAIL_BYTES)
+        return bool(rest) and not rest.strip(b"\0") and not tail.strip(b"\0")
+
+
+class _Inflated:
+    """The bytes of a deflated data set (PS3.5 section A.5), unpacked piece by piece."""
+
+    def __init__(self, file: _File, start: int) -> None:
+        self.end = sys.maxsize  # unknown yet
+        self._file = file
+        self._next = start  # in the file
+        self._packed = b""
+        self._unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._held = b""
+        self._base = 0  # where `_held` begins
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Unpack up to there, forgetting what lies before ``offset``."""
+        while self._base + len(self._held) < min(offset + size, self.end):
+            drop = min(offset - self._base, len(self._held))
+            self._held = self._held[drop:]
+            self._base += drop
+            self._held += self._unpack()
+        return self._held[max(0, offset - self._base) :][:size]
+
+    def is_blank(self, offset: int) -> bool:
+        """Not to be seen from inside: a stream that is not whole fails to unpack before that."""
+        del offset
+        return False
+
+    def _unpack(self) -> bytes:
+        is_last = not self._packed and not self._fill()
+        try:
+            data = self._unpacker.decompress(self._packed, _MAX_WINDOW_BYTES)
+        except zlib.error as error:
+            blank = self._file.is_blank(max(0, self._file.end - _TAIL_BYTES))
+            raise Broken(
+                Reason.MALFORMED, "its deflated data can't be unpacked", can_improve=blank
+            ) from error
+        self._packed = self._unpacker.unconsumed_tail
+        total = self._base + len(self._held) + len(data)
+        if total > MAX_INFLATED_BYTES:
+            raise Broken(Reason.TOO_COMPLEX, f"unpacks to more than {MAX_INFLATED_BYTES} bytes")
+        if self._unpacker.eof:
+            self._finish(total)
+        elif is_last and not data:
+            raise Broken(Reason.TRUNCATED, "its deflated data break off", can_improve=True)
+        return data
+
+    def _fill(self) -> bool:
+        self._packed = self._file.read(self._next, _WINDOW_BYTES)
+        self._next += len(self._packed)
+        return bool(self._packed)
+
+    def _finish(self, total: int) -> None:
+        self.end = total
+        left = self._unpacker.unused_data + self._file.read(self._next, 2)
+        if left not in {b"", b"\0"}:  # one zero makes an odd length even
+            raise Broken(Reason.TRAILING_DATA, "bytes follow its deflated data")
+
+
+class _Window:
+    """A view that slides forward over a source. ``data[0]`` is the byte at ``base``."""
+
+    def __init__(self, source: _Source) -> None:
+        self.source = source
+        self.data = b""
+        self.base = 0
+        self._step = _WINDOW_BYTES // 2
+
+    def at(self, offset: int, need: int = _HEAD_BYTES) -> int:
+        """The index of ``offset`` in ``data``, with ``need`` bytes from there if they exist.
+
+        At the end of the source four zeros are added, so that a last head of eight bytes can be
+        unpacked like any other. (Should it be one of twelve, its value begins behind the end,
+        and so it is found to be cut.)
+        """
+        index = offset - self.base
+        if index + need <= len(self.data):
+            return index
+        is_jump = bool(self.data) and index > len(self.data)
+        self._step = _JUMP_WINDOW_BYTES if is_jump else min(2 * self._step, _MAX_WINDOW_BYTES)
+        size = max(need, self._step)
+        self.data = self.source.read(offset, size)
+        self.base = offset
+        if len(self.data) < size:
+            self.data += _PAD
+        return 0
+
+    def has_head(self, index: int) -> bool:
+        """Whether there is room for a head at ``index``, as `at` returned it."""
+        return len(self.data) - index >= _HEAD_BYTES
+
+    def copy(self, offset: int, size: int) -> bytes:
+        """The bytes themselves, without added zeros."""
+        index = self.at(offset, size)
+        return self.data[index : index + min(size, self.source.end - offset)]
+
+
+# -- the walk --------------------------------------------------------------------------------
+
+
+class _Element(NamedTuple):
+    tag: int
+    vr: bytes  # empty in implicit VR
+    value_at: int
+    length: int
+
+
+class _Step(Protocol):
+    """A method of `_Walk` that walks on in what lies on top of the stack; returns how far."""
+
+    def __call__(self, walk: "_Walk", offset: int, syntax: Syntax, /) -> int: ...
+
+
+class _Walk:
+    """One walk. What it finds is in ``walked``; what it is inside of, on the stack."""
+
+    def __init__(self, source: _Source, syntax: Syntax, wanted: Collection[int] = ()) -> None:
+        self.window = _Window(source)
+        self.walked = Walked(syntax)
+        self._source = source
+        self._wanted = wanted
+        self._count = 0
+        self._stack: list[tuple[_Step, Syntax]] = []
+
+    def data_set(self, offset: int) -> None:
+        """Walk over the top level, to exactly the end of the source."""
+        walked = self.walked
+        while not self._is_end(offset):
+            start, element = offset, self.element(offset, walked.syntax)
+            group = element.tag >> 16
+            if group < _FIRST_GROUP or group >= _DELIMITERS:
+                raise self._bad(offset, "no data set has such a group")
+            walked.highest = max(walked.highest, element.tag)
+            if element.tag not in self._wanted:
+                offset = self._end_of(element)
+                continue
+            # The source can't go back: what may be kept is copied before its end is known.
+            most = min(element.value_at + element.length - start, MAX_VALUE_BYTES)
+            copy = self.window.copy(start, most)
+            offset = self._end_of(element)
+            fits = offset - start <= MAX_VALUE_BYTES
+            walked.elements[element.tag] = copy[: offset - start] if fits else b""
+
+    def element(self, offset: int, syntax: Syntax) -> _Element:
+        """Read the head of an element (PS3.5 sections 7.1.2 and 7.1.3)."""
+        index = self._head(offset)
+        self._count += 1
+        data, is_little = self.window.data, syntax.is_little
+        if syntax.is_implicit:
+            group, number, length = _UNPACK_IMPLICIT[is_little](data, index)
+            return _Element(group << 16 | number, b"", offset + 8, length)
+        group, number, vr, length = _UNPACK_EXPLICIT[is_little](data, index)
+        if vr in _SHORT:
+            return _Element(group << 16 | number, vr, offset + 8, length)
+        if vr in _LONG:
+            (length,) = _UNPACK_LENGTH[is_little](data, index + 8)
+            return _Element(group << 16 | number, vr, offset + 12, length)
+        raise self._bad(offset, "no such VR")
+
+    def _is_end(self, offset: int) -> bool:
+        self.window.at(offset)  # an inflated source knows its end only once it is there
+        if offset > self._source.end:
+            raise self._cut(offset)
+        return offset == self._source.end
+
+    def _end_of(self, element: _Element) -> int:
+        """Where a top-level element ends; through its items, where it doesn't say."""
+        offset = element.value_at
+        if element.length != _UNDEFINED:
+            return offset + element.length
+        self._stack = [self._content(element.vr, self.walked.syntax, offset)]
+        while self._stack:
+            step, syntax = self._stack[-1]
+            offset = step(self, offset, syntax)
+        return offset
+
+    def _content(self, vr: bytes, syntax: Syntax, offset: int) -> tuple[_Step, Syntax]:
+        """What an undefined length holds, by its VR (PS3.5 sections 6.2.2, 7.5 and A.4)."""
+        if vr in {b"OB", b"OW"}:
+            return _Walk._fragments, syntax
+        if syntax.is_implicit or (vr == b"UN" and not syntax.is_little):
+            return _Walk._implicit_items, _IMPLICIT  # UN is always in little endian
+        if vr in {b"SQ", b"UN"}:
+            return _Walk._items, syntax
+        raise self._bad(offset, "undefined length where none may be")
+
+    # The three methods below take nearly all of the time. So they go as far as they can, keep
+    # the window in local variables, and leave the check of `_count` to `_head`, which is called
+    # at least once a window.
+
+    def _items(self, offset: int, syntax: Syntax) -> int:
+        """Walk over items in explicit VR until one has to be entered, or the sequence ends."""
+        data, base, unpack = self.window.data, self.window.base, _UNPACK_IMPLICIT[syntax.is_little]
+        index, last = offset - base, len(data) - _HEAD_BYTES
+        while True:
+            if index > last:
+                index, base = self._head(base + index), self.window.base
+                data = self.window.data
+                last = len(data) - _HEAD_BYTES
+            group, number, length = unpack(data, index)
+            self._count += 1
+            index += 8
+            if group != _DELIMITERS or number not in {_ITEM, _SEQUENCE_END}:
+                raise self._bad(base + index - 8, "neither an item nor the end of the sequence")
+            if number == _SEQUENCE_END:
+                self._stack.pop()
+                return base + index
+            if length == _UNDEFINED:
+                self._open_item(base + index, syntax)
+                return base + index
+            index += length
+
+    def _implicit(self, offset: int, depth: int) -> int:
+        """Walk over all that is nested here, to the end of what begins at this depth.
+
+        In implicit VR every head is a tag and a length, and nothing nested is explicit. So one
+        loop does for items and elements: at odd depths it is in a sequence, at even ones in an
+        item.
+        """
+        floor = depth - 1
+        data, base, unpack = self.window.data, self.window.base, _UNPACK_IMPLICIT[True]
+        index, last = offset - base, len(data) - _HEAD_BYTES
+        while depth > floor:
+            if index > last:
+                index, base = self._head(base + index), self.window.base
+                data = self.window.data
+                last = len(data) - _HEAD_BYTES
+            group, number, length = unpack(data, index)
+            self._count += 1
+            if group != _DELIMITERS:
+                if depth & 1 or group < _FIRST_GROUP:
+                    raise self._bad(base + index, "neither an item nor an element")
+            elif number not in _MAY_FOLLOW[depth & 1]:
+                raise self._bad(base + index, "a delimiter of something else")
+            elif number != _ITEM:
+                depth, length = depth - 1, 0
+            index += 8
+            if length == _UNDEFINED:
+                self._check_depth(depth - floor)
+                depth += 1
+            else:
+                index += length
+        self._stack.pop()
+        return base + index
+
+    def _implicit_items(self, offset: int, _: Syntax) -> int:
+        return self._implicit(offset, depth=1)
+
+    def _implicit_item(self, offset: int, _: Syntax) -> int:
+        return self._implicit(offset, depth=2)
+
+    def _explicit(self, offset: int, syntax: Syntax) -> int:
+        """Walk over an explicit item's elements until one has to be entered, or the item ends."""
+        data, base, unpack = self.window.data, self.window.base, _UNPACK_EXPLICIT[syntax.is_little]
+        index, last = offset - base, len(data) - _HEAD_BYTES
+        while True:
+            if index > last:
+                index, base = self._head(base + index), self.window.base
+                data = self.window.data
+                last = len(data) - _HEAD_BYTES
+            group, number, vr, length = unpack(data, index)
+            self._count += 1
+            index += 8
+            if vr in _SHORT:
+                index += length
+            elif group == _DELIMITERS:
+                return self._end_item(base + index, number)
+            else:
+                length = self._long(data, index, vr, syntax)
+                index += 4
+                if length == _UNDEFINED:
+                    self._stack.append(self._content(vr, syntax, base + index))
+                    return base + index
+                index += length
+
+    def _long(self, data: bytes, index: int, vr: bytes, syntax: Syntax) -> int:
+        if vr not in _LONG:
+            raise self._bad(self.window.base + index - 8, "no such VR")
+        length: int = _UNPACK_LENGTH[syntax.is_little](data, index)[0]
+        return length
+
+    def _fragments(self, offset: int, syntax: Syntax) -> int:
+        """Walk over the fragments of encapsulated pixels to their end (PS3.5 section A.4)."""
+        unpack = _UNPACK_IMPLICIT[syntax.is_little]
+        while True:
+            index = self._head(offset)  # may replace the window's data
+            group, number, length = unpack(self.window.data, index)
+            self._count += 1
+            if group == _DELIMITERS and number == _SEQUENCE_END:
+                self._stack.pop()
+                return offset + 8
+            if group != _DELIMITERS or number != _ITEM or length == _UNDEFINED:
+                raise self._bad(offset, "neither a fragment nor the end of the pixels")
+            offset += 8 + length
+
+    def _open_item(self, offset: int, syntax: Syntax) -> None:
+        """Enter an item of undefined length.
+
+        Within explicit VR an item may be in implicit VR: those of UN must be (PS3.5 section
+        6.2.2), and yet a real Hologic image has explicit ones there. So the item's first head
+        tells, as it does for pydicom: a VR is two capital letters.
+        """
+        self._check_depth(1)
+        index = self._head(offset)
+        if syntax.is_little and not _is_vr(self.window.data[index + 4 : index + 6]):
+            self._stack.append((_Walk._implicit_item, _IMPLICIT))
+        else:
+            self._stack.append((_Walk._explicit, syntax))
+
+    def _check_depth(self, more: int) -> None:
+        """See that so many levels more than the stack shows are not too many."""
+        if len(self._stack) + more > 2 * MAX_DEPTH:  # a sequence and its item are two
+            raise Broken(Reason.TOO_COMPLEX, f"nested deeper than {MAX_DEPTH} sequences")
+
+    def _end_item(self, offset: int, number: int) -> int:
+        if number != _ITEM_END:
+            raise self._bad(offset - 8, "a delimiter where an element should be")
+        self._stack.pop()
+        return offset
+
+    def _head(self, offset: int) -> int:
+        """The index of the head at ``offset``, which must be there."""
+        if self._count > MAX_ELEMENTS:
+            raise Broken(Reason.TOO_COMPLEX, f"more than {MAX_ELEMENTS} elements")
+        index = self.window.at(offset)
+        if not self.window.has_head(index):
+            raise self._cut(offset + _SHORT_HEAD_BYTES)
+        return index
+
+    def _cut(self, expected: int) -> Broken:
+        end = self._source.end
+        rest = self._source.read(expected - _SHORT_HEAD_BYTES, _SHORT_HEAD_BYTES)
+        if rest and not rest.strip(b"\0") and not self._stack:
+            return self._bad(expected - _SHORT_HEAD_BYTES, "padding")
+        return Broken(
+            Reason.TRUNCATED,
+            f"ends at byte {end} of at least {expected} expected",
+            can_improve=True,
+        )
+
+    def _bad(self, offset: int, what: str) -> Broken:
+        """Rules are broken at ``offset``: behind a whole object, within it, or not written yet."""
+        is_behind = not self._stack and self.walked.highest >= CONTENT_SEQUENCE
+        if self._source.is_blank(offset):
+            problem = Reason.TRAILING_DATA if is_behind else Reason.TRUNCATED
+            return Broken(problem, f"nothing but zeros from byte {offset} on", can_improve=True)
+        problem = Reason.TRAILING_DATA if is_behind else Reason.MALFORMED
+        return Broken(problem, f"{what}, at byte {offset}")
+
+
+def _is_vr(two: bytes) -> bool:
+    return two.isalpha() and two.isupper()
+
+
+# -- before the data set ---------------------------------------------------------------------
+
+
+def _check_mark(file: _File) -> None:
+    """Look at preamble and mark (PS3.10 section 7.1).
+
+    The preamble is zeros, or the head of a TIFF file for those who read the object as that. A
+    file that ends within it may still grow into an object only if it begins like one.
+    """
+    head = file.read(0, _META_AT)
+    preamble, mark = head[:_PREAMBLE_BYTES], head[_PREAMBLE_BYTES:]
+    if mark == _MARK:
+        return
+    if not head:
+        raise Broken(Reason.EMPTY, "", can_improve=True, is_dicom=False)
+    may_begin = not preamble.strip(b"\0") or any(
+        tiff.startswith(preamble[:4]) for tiff in (b"II*\0", b"MM\0*")
+    )
+    if len(head) < _META_AT and may_begin and _MARK.startswith(mark):
+        detail = f"ends at byte {len(head)} of at least {_META_AT} expected"
+        raise Broken(Reason.TRUNCATED, detail, can_improve=True, is_dicom=False)
+    is_half = may_begin and _MARK.startswith(mark.rstrip(b"\0"))
+    blank = is_half and (len(head) < _META_AT or file.is_blank(_META_AT - _HEAD_BYTES))
+    raise Broken(Reason.NOT_DICOM, "", can_improve=blank, is_dicom=False)
+
+
+def _read_meta(file: _File) -> tuple[int, bytes]:
+    """Where the file meta information ends, and its Transfer Syntax UID (PS3.10 section 7.1).
+
+    The next group tells where it ends: the length in (0002,0000) is wrong in some files.
+    """
+    walk = _Walk(file, _EXPLICIT)
+    offset, transfer_syntax = _META_AT, b""
+    for _ in range(MAX_META_ELEMENTS):
+        group = walk.window.copy(offset, len(_META_GROUP))
+        if len(group) == len(_META_GROUP) and group != _META_GROUP:
+            break
+        element = walk.element(offset, _EXPLICIT)
+        offset = element.value_at + element.length
+        if element.tag == _TRANSFER_SYNTAX:
+            transfer_syntax = walk.window.copy(element.value_at, min(element.length, 64))
+    else:
+        raise Broken(Reason.TOO_COMPLEX, f"more than {MAX_META_ELEMENTS} file meta elements")
+    if offset == _META_AT:
+        blank = file.is_blank(offset)
+        raise Broken(Reason.MALFORMED, "no file meta information", can_improve=blank)
+    return offset, transfer_syntax.rstrip(b"\0 ")
+
+
+def _syntax(transfer_syntax: bytes, head: bytes) -> Syntax:
+    """How the data set is written.
+
+    Explicit or implicit is told by its first element and not by the transfer syntax: that is
+    wrong in some files, and pydicom (so OpenREM) reads them this way.
+    """
+    if not _is_vr(head[4:6]):
+        return _IMPLICIT
+    return _BIG if transfer_syntax == _BIG_ENDIAN else _EXPLICIT
+
+
+def walk(descriptor: int, size: int, wanted: Collection[int]) -> Walked:
+    """Walk over an open file of ``size`` bytes; keep its ``wanted`` top-level elements.
+
+    Raises:
+        Broken: it does not end where it should, or is no DICOM object.
+    """
+    file = _File(descriptor, size)
+    _check_mark(file)
+    start, transfer_syntax = _read_meta(file)
+    source: _Source = file
+    if transfer_syntax == _DEFLATED:
+        source, start = _Inflated(file, start), 0
+    syntax = _syntax(transfer_syntax, source.read(start, _SHORT_HEAD_BYTES))
+    journey = _Walk(source, syntax, wanted)
+    journey.data_set(start)
+    return journey.walked

@@ -1,0 +1,120 @@
+"""Disposes of a claimed file: delete or archive it with a proof, or quarantine it with a reason.
+
+Nothing leaves a drop folder by any other way. ``delete`` and ``archive`` demand a ``Proof`` of
+the very version of the file that lies in the claim; ``quarantine`` writes the reason beside the
+file before the file arrives there, so that no crash leaves one without the other.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from ingest import __version__, claim, files
+from ingest.claim import Claim
+from ingest.errors import Reason
+from ingest.model import Header, Snapshot
+from ingest.verify import Proof
+
+WHY = b".why.json"
+
+
+def delete(claimed: Claim, proof: Proof) -> None:
+    """Delete the file. Raises `Changed` if it isn't what was proven; then it stays."""
+    files.remove(claimed.path, proof.snapshot)
+    claim.finish(claimed)
+
+
+def archive(claimed: Claim, proof: Proof, into: bytes, today: date) -> bytes:
+    """Move the file to ``into/YYYY-MM-DD/<its place>``. Returns where it is now.
+
+    Raises `Changed` if it isn't what was proven; then it stays.
+    """
+    folder = os.path.join(into, today.isoformat().encode())
+    return _move_to_free_name(claimed, folder, proof.snapshot)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Why:
+    """What is written beside a quarantined file. No patient data."""
+
+    reason: Reason
+    detail: str
+    drop: str
+    header: Header | None
+    at: datetime
+
+    def to_json(self) -> str:
+        """The text of ``<name>.why.json``."""
+        return (
+            json.dumps(
+                {
+                    "reason": self.reason.code,
+                    "why": self.reason.why,
+                    "detail": self.detail,
+                    "next": self.reason.next_step,
+                    "drop": self.drop,
+                    "sop_class_uid": self.header.sop_class_uid if self.header else None,
+                    "sop_instance_uid": self.header.sop_instance_uid if self.header else None,
+                    "study_instance_uid": self.header.study_uid if self.header else None,
+                    "modality": self.header.modality if self.header else None,
+                    "station": self.header.station if self.header else None,
+                    "time": self.at.isoformat(timespec="seconds"),
+                    "version": __version__,
+                },
+                indent=2,
+            )
+            + "\n"
+        )
+
+
+def quarantine(claimed: Claim, expected: Snapshot, into: bytes, why: Why) -> bytes:
+    """Move the file to ``into/<its place>`` with its reason beside it. Returns where it is now.
+
+    Raises `Changed` if it isn't the version that was refused; then it stays.
+    """
+    return _move_to_free_name(claimed, into, expected, why)
+
+
+def _move_to_free_name(
+    claimed: Claim, folder: bytes, expected: Snapshot, why: Why | None = None
+) -> bytes:
+    for target in _names(os.path.join(folder, claimed.place)):
+        if os.path.lexists(target):
+            continue
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if why is not None:
+            files.write_durably(why_of(target), why.to_json())
+        try:
+            files.move_durably(claimed.path, target, expected)
+        except FileExistsError:
+            continue
+        claim.finish(claimed)
+        return target
+    raise AssertionError("the names never end")
+
+
+def why_of(path: bytes) -> bytes:
+    """Where the reason of a quarantined file is."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, files.name_that_fits(name, WHY))
+
+
+def _names(path: bytes) -> Iterator[bytes]:
+    """The file's own name, then ``name~2.dcm``, ``name~3.dcm`` … for those that came before."""
+    yield path
+    folder, name = os.path.split(path)
+    stem, suffix = os.path.splitext(name)
+    number = 2
+    while True:
+        yield os.path.join(folder, files.name_that_fits(stem, b"~%d" % number + suffix))
+        number += 1
+
+
+def tidy(root: bytes, folder: bytes) -> None:
+    """Remove ``folder`` and those above it while they are empty; never ``root`` itself."""
+    while folder != root and folder.startswith(root + b"/"):
+        if not files.remove_empty(folder):
+            return
+        folder = os.path.dirname(folder)

@@ -1,0 +1,288 @@
+"""The vocabulary of failure: what can go wrong, why, and what a person should do next.
+
+The tree of errors::
+
+    IngestError                 shown as one line, never as a traceback
+    ├── ConfigError             a wrong key or value, a missing file (exit code 2)
+    ├── LedgerError             the ledger can't be opened or used
+    ├── BusyError               another openrem-ingest already works on this (exit code 2)
+    ├── OpenRemUnreachable      OpenREM can't take work now; no file's fault (exit code 3)
+    └── FileProblem             this one file can't go on: carries a Reason
+        └── Changed             the file is not the one we looked at: new work
+
+Every ``Reason`` has a stable code. Users meet it in the log, in ``status`` and in the
+``.why.json`` beside a quarantined file; a code, once published, never changes its meaning.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class IngestError(Exception):
+    """Something a user can act on; its text is one line."""
+
+
+class ConfigError(IngestError):
+    """The configuration has a wrong key or value."""
+
+
+class LedgerError(IngestError):
+    """The ledger can't be opened or used."""
+
+
+class BusyError(IngestError):
+    """Another openrem-ingest already works on this ledger or folder."""
+
+
+class OpenRemUnreachable(IngestError):
+    """OpenREM can't take work now. Not the fault of any file."""
+
+    def __init__(self, reason: "Reason", detail: str = "") -> None:
+        """Keep the reason, and a detail free of patient data."""
+        super().__init__(reason.sentence(detail))
+        self.reason = reason
+        self.detail = detail
+
+
+class FileProblem(IngestError):
+    """One file can't go on."""
+
+    def __init__(self, reason: "Reason", detail: str = "") -> None:
+        """Keep the reason, and a detail free of patient data."""
+        super().__init__(reason.sentence(detail))
+        self.reason = reason
+        self.detail = detail
+
+
+class Changed(FileProblem):
+    """The file is not the version we looked at: it starts again as new work."""
+
+    def __init__(self, detail: str = "") -> None:
+        """The reason is always `changed`."""
+        super().__init__(Reason.CHANGED, detail)
+
+
+class Kind(Enum):
+    """What a failure means for the file, and so what happens next."""
+
+    TRANSIENT = "transient"  # may succeed later: retried
+    PERMANENT = "permanent"  # will never succeed: quarantined at once
+    UNKNOWN = "unknown"  # a few attempts, then quarantined
+    OUTAGE = "outage"  # OpenREM's fault, not the file's: the intake stops, no attempt is spent
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    kind: Kind
+    why: str
+    next: str
+
+
+class Reason(Enum):
+    """Why a file isn't imported: code, kind, sentence, next step."""
+
+    # -- what the file is ----------------------------------------------------------------------
+    NOT_A_FILE = _Words(
+        Kind.PERMANENT,
+        "it is a link, pipe, socket or device, not an ordinary file, and was never opened",
+        "put the real file into the drop folder",
+    )
+    UNREADABLE = _Words(
+        Kind.PERMANENT,
+        "the user that openrem-ingest runs as may not read it",
+        "correct the file's owner or rights (and the sender's umask), then move it back",
+    )
+    EMPTY = _Words(
+        Kind.PERMANENT,
+        "the file is empty and has stayed so",
+        "have the sender send the object again",
+    )
+    INCOMPLETE = _Words(
+        Kind.TRANSIENT,
+        "the object does not yet end where its own lengths say it should",
+        "nothing: it is looked at again, and quarantined as truncated if it never grows",
+    )
+    TRUNCATED = _Words(
+        Kind.PERMANENT,
+        "the object ends before its own lengths say it should: a part of it is missing",
+        "send the object again; a cut file never becomes whole",
+    )
+    TRAILING_DATA = _Words(
+        Kind.PERMANENT,
+        "there are bytes behind the end of the object: two transfers may have been mixed",
+        "send the object again",
+    )
+    NOT_DICOM = _Words(
+        Kind.PERMANENT,
+        "it is not a DICOM file (no DICM mark after the preamble)",
+        "nothing, if it strayed in; else send the object in DICOM's file format (Part 10)",
+    )
+    MALFORMED = _Words(
+        Kind.PERMANENT,
+        "its structure breaks DICOM's rules so far that it can't be read",
+        "send the object again, or show it to the manufacturer of the sending system",
+    )
+    TOO_COMPLEX = _Words(
+        Kind.PERMANENT,
+        "it has more elements or deeper nesting than any real object (or unpacks beyond bounds)",
+        "check where it comes from; no known system makes such objects",
+    )
+    NO_UIDS = _Words(
+        Kind.PERMANENT,
+        "it lacks a SOP Class, SOP Instance or Study Instance UID, so nothing could be verified",
+        "correct the sending system, then send the object again",
+    )
+    # -- what OpenREM can use ------------------------------------------------------------------
+    NOT_A_DOSE_REPORT = _Words(
+        Kind.PERMANENT,
+        "it is a structured report, but not a dose report",
+        "nothing, if it strayed in; else have the system send its Radiation Dose SR",
+    )
+    TOMOSYNTHESIS = _Words(
+        Kind.PERMANENT,
+        "OpenREM can't read tomosynthesis images",
+        "have the system send its Radiation Dose SR instead",
+    )
+    UNSUPPORTED_OBJECT = _Words(
+        Kind.PERMANENT,
+        "OpenREM has no importer for this kind of object",
+        "send the dose report (Radiation Dose SR) of the examination instead",
+    )
+    UNSUPPORTED_SECONDARY_CAPTURE = _Words(
+        Kind.PERMANENT,
+        "of secondary captures OpenREM reads only Philips CT 'Dose Info' and original mammograms",
+        "send the dose report (Radiation Dose SR) of the examination instead",
+    )
+    NO_STUDY_TIME = _Words(
+        Kind.PERMANENT,
+        "it has no readable Study Date and Study Time, which OpenREM needs for such an image",
+        "correct the sending system, then send the object again",
+    )
+    # -- what the import came to ---------------------------------------------------------------
+    REFUSED = _Words(
+        Kind.PERMANENT,
+        "OpenREM's importer refused it",
+        "look at OpenREM's own log (openrem_extractor.log) for the importer's words",
+    )
+    IMPORT_FAILED = _Words(
+        Kind.UNKNOWN,
+        "OpenREM's importer failed on it; everything it had begun was undone",
+        "look at Tasks in OpenREM's web pages for the full error; report it to OpenREM's "
+        "developers if the object is sound",
+    )
+    BAD_VALUE = _Words(
+        Kind.PERMANENT,
+        "it has a value that OpenREM's database can't hold (too long, or out of range)",
+        "look at Tasks in OpenREM's web pages for the value; correct it at the sending system",
+    )
+    DUPLICATE_SCANNER = _Words(
+        Kind.TRANSIENT,
+        "OpenREM has two entries for this scanner and fails on everything that it sends",
+        "merge the two rows of remapp_uniqueequipmentnames for this scanner, then retry",
+    )
+    WORKER_DIED = _Words(
+        Kind.UNKNOWN,
+        "OpenREM's process died or gave no answer while importing it",
+        "see the journal for memory or time limits; retry it once they are raised",
+    )
+    BUSY = _Words(
+        Kind.TRANSIENT,
+        "OpenREM was busy with another import for too long",
+        "nothing: it is tried again",
+    )
+    DATABASE_HICCUP = _Words(
+        Kind.TRANSIENT,
+        "OpenREM's database broke off in mid-import; everything begun was undone",
+        "nothing: it is tried again",
+    )
+    # -- what the proof came to ----------------------------------------------------------------
+    HELD_IN_PART = _Words(
+        Kind.PERMANENT,
+        "OpenREM has recorded this object but holds it only in part, "
+        "left by an import that failed outside of openrem-ingest",
+        "delete this study in OpenREM (all of it), then move all of its objects back",
+    )
+    NOT_HELD = _Words(
+        Kind.UNKNOWN,
+        "OpenREM took it without an error, but does not hold its content",
+        "look at Tasks in OpenREM's web pages; report it to OpenREM's developers",
+    )
+    OTHER_SOURCE = _Words(
+        Kind.PERMANENT,
+        "OpenREM already has this study from another kind of object, and so ignores this one",
+        "nothing, if that source is the better one; else delete the study in OpenREM, "
+        "then move this file back",
+    )
+    # -- what happened to the file -------------------------------------------------------------
+    CHANGED = _Words(
+        Kind.TRANSIENT,
+        "it changed while it was being worked on",
+        "nothing: it starts again as new work",
+    )
+    CANNOT_MOVE = _Words(
+        Kind.TRANSIENT,
+        "openrem-ingest may not move it out of its folder",
+        "give the user that openrem-ingest runs as write permission on the folder",
+    )
+    INTERNAL_ERROR = _Words(
+        Kind.UNKNOWN,
+        "openrem-ingest itself failed on it",
+        "report this, with the line of the log that names this file's job",
+    )
+    # -- OpenREM itself ------------------------------------------------------------------------
+    DATABASE_UNREACHABLE = _Words(
+        Kind.OUTAGE,
+        "OpenREM's database can't be reached",
+        "start PostgreSQL, or check OpenREM's database settings; "
+        "all goes on by itself once it answers",
+    )
+    DATABASE_NOT_READY = _Words(
+        Kind.OUTAGE,
+        "OpenREM's database is read-only, full, not migrated, or lacks a table or a right",
+        "put it right (migrate, free space, grant); all goes on by itself",
+    )
+    DATABASE_UNSUPPORTED = _Words(
+        Kind.OUTAGE,
+        "OpenREM runs on a database other than PostgreSQL, on which imports can't be made safe",
+        "move OpenREM to PostgreSQL",
+    )
+    SETTINGS_MISSING = _Words(
+        Kind.OUTAGE,
+        "OpenREM's patient ID settings do not exist yet",
+        "open OpenREM's web home page once: that makes them",
+    )
+    WORKER_WONT_START = _Words(
+        Kind.OUTAGE,
+        "OpenREM can't be started",
+        "check [openrem] python and env in the configuration, and that LOG_ROOT is writable",
+    )
+
+    @property
+    def code(self) -> str:
+        """The stable code, for example ``not-dicom``."""
+        return self.name.lower().replace("_", "-")
+
+    @property
+    def kind(self) -> Kind:
+        """What this failure means for the file."""
+        return self.value.kind
+
+    @property
+    def why(self) -> str:
+        """The cause, in words that follow the file's name."""
+        return self.value.why
+
+    @property
+    def next_step(self) -> str:
+        """What a person should do next."""
+        return self.value.next
+
+    def sentence(self, detail: str = "") -> str:
+        """One line: why, the detail in brackets, and the next step."""
+        extra = f" ({detail})" if detail else ""
+        return f"{self.why}{extra}. Next: {self.next_step}."
+
+    @classmethod
+    def from_code(cls, code: str) -> "Reason":
+        """The reason with this code; `KeyError` where there is none."""
+        return cls[code.upper().replace("-", "_")]

@@ -1,0 +1,213 @@
+"""The only place that moves or removes files: each step checked, and durable where it must be.
+
+What the order of steps protects (a crash or a power cut may fall between any two):
+
+* A rename within one file system is atomic: the file is in one place or the other, and both
+  are looked at after a restart. It never replaces: what lies at the target stays.
+* Across file systems the copy is complete, on the disk and under its final name before the
+  source goes.
+
+Paths are bytes, because senders' names need not be text.
+"""
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import os
+import shutil
+import stat
+from typing import BinaryIO
+
+from ingest.errors import Changed
+from ingest.model import Snapshot
+
+_RENAME_NOREPLACE = 1  # renameat2(2)
+_AT_FDCWD = -100
+_NAME_MAX = 255  # bytes, on every file system that we know of
+_CHUNK = 1 << 20
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def snapshot(path: bytes) -> Snapshot:
+    """The identity of what lies at ``path``, links not followed. `FileNotFoundError` if nothing."""
+    return Snapshot.of(os.lstat(path))
+
+
+def check_identity(path: bytes, expected: Snapshot) -> None:
+    """Raise `Changed` unless ``path`` still is the version of the file that we know."""
+    try:
+        found = snapshot(path)
+    except FileNotFoundError:
+        raise Changed("it is gone") from None
+    if found != expected:
+        raise Changed
+
+
+def move(source: bytes, target: bytes) -> None:
+    """Rename within a file system, never replacing.
+
+    Raises:
+        FileExistsError: something lies at the target.
+        OSError: as ``rename(2)``; ``EXDEV`` across file systems.
+    """
+    if _rename_noreplace(source, target):
+        return
+    # A file system without RENAME_NOREPLACE (some network ones): look, then rename. Targets
+    # are folders of our own, or a sender's name that we took a moment ago.
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    os.rename(source, target)  # noqa: TID251 - the one place
+
+
+def _rename_noreplace(source: bytes, target: bytes) -> bool:
+    try:
+        renameat2 = _libc.renameat2
+    except AttributeError:  # a C library older than glibc 2.28
+        return False
+    if renameat2(_AT_FDCWD, source, _AT_FDCWD, target, _RENAME_NOREPLACE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS):
+        return False
+    raise OSError(code, os.strerror(code))
+
+
+def move_durably(source: bytes, target: bytes, expected: Snapshot) -> None:
+    """Move a file, also across file systems, so that no power cut can lose it.
+
+    Raises:
+        FileExistsError: something lies at the target.
+        Changed: the source is no longer what was expected; it stays.
+    """
+    check_identity(source, expected)
+    try:
+        move(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _copy_over(source, target, expected)
+    sync_folder(os.path.dirname(target))
+    sync_folder(os.path.dirname(source))
+
+
+def _copy_over(source: bytes, target: bytes, expected: Snapshot) -> None:
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    mode = os.lstat(source).st_mode
+    if stat.S_ISLNK(mode):
+        os.symlink(os.readlink(source), target)
+    elif stat.S_ISREG(mode):
+        _copy_contents(source, target)
+    else:  # a pipe or device: opening it could block, or do something
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+    try:
+        check_identity(source, expected)
+    except Changed:
+        os.unlink(target)  # noqa: TID251 - our own copy, of what is no longer there
+        raise
+    os.unlink(source)  # noqa: TID251 - its copy is complete, synced and in place
+
+
+def _copy_contents(source: bytes, target: bytes) -> None:
+    """Copy under a passing name, compare what the disk gives back, then give it its name."""
+    folder, name = os.path.split(target)
+    passing = os.path.join(folder, b"." + hashlib.sha256(name).hexdigest()[:16].encode() + b".part")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(passing)  # noqa: TID251 - left by a crash of ours
+    status = os.lstat(source)
+    with _open_regular(source) as reading, open(passing, "xb") as writing:
+        shutil.copyfileobj(reading, writing, _CHUNK)
+        writing.flush()
+        os.fsync(writing.fileno())
+    if _digest(passing) != _digest(source):
+        os.unlink(passing)  # noqa: TID251 - our own bad copy
+        raise OSError(errno.EIO, "the copy differs from the file")
+    os.chmod(passing, status.st_mode & 0o777)
+    os.utime(passing, ns=(status.st_atime_ns, status.st_mtime_ns))
+    move(passing, target)
+
+
+def _open_regular(path: bytes) -> BinaryIO:
+    """A reader of an ordinary file; links are not followed, pipes never waited for."""
+    return os.fdopen(
+        os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb"
+    )
+
+
+def _digest(path: bytes) -> bytes:
+    digest = hashlib.sha256()
+    with _open_regular(path) as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.digest()
+
+
+def remove(path: bytes, expected: Snapshot) -> None:
+    """Remove one file if it still is what was expected, durably. Raises `Changed` if not."""
+    check_identity(path, expected)
+    os.unlink(path)  # noqa: TID251 - the one place
+    sync_folder(os.path.dirname(path))
+
+
+def link_aside(path: bytes, alias: bytes) -> None:
+    """Give a file a second, passing name that its user may delete without harm.
+
+    A hard link where it may be had; the kernel refuses one on a file of another owner that we
+    may not write (``fs.protected_hardlinks``), and then a symbolic link does the same service.
+    On a file system that knows neither: a copy.
+    """
+    for make in (os.link, os.symlink, shutil.copyfile):
+        unlink_alias(alias)
+        try:
+            make(path, alias)
+        except OSError:
+            if make is shutil.copyfile:
+                raise
+        else:
+            return
+
+
+def unlink_alias(alias: bytes) -> None:
+    """Remove a passing name made by `link_aside`, if it is still there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(alias)  # noqa: TID251 - a second name, never the file
+
+
+def write_durably(path: bytes, text: str) -> None:
+    """Write a small file of our own: complete under its name, or not there at all."""
+    folder, name = os.path.split(path)
+    passing = os.path.join(folder, b"." + hashlib.sha256(name).hexdigest()[:16].encode() + b".part")
+    with open(passing, "wb") as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(passing, path)  # noqa: TID251 - our own file
+    sync_folder(folder)
+
+
+def sync_folder(path: bytes) -> None:
+    """Have the folder's entries on the disk. Best effort: some network file systems refuse."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove_empty(folder: bytes) -> bool:
+    """Remove a folder if it is empty; the kernel refuses any other. True if it is gone."""
+    try:
+        os.rmdir(folder)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def name_that_fits(name: bytes, suffix: bytes) -> bytes:
+    """``name`` + ``suffix``, the name shortened where both together are too long."""
+    return name[: _NAME_MAX - len(suffix)] + suffix

@@ -1,0 +1,585 @@
+"""The ledger: which files are on their journey, how far they are, and what became of them.
+
+SQLite in WAL mode, one writer connection guarded by a lock. The folder is the queue: losing
+the ledger loses history and nothing else. It therefore records intent before an effect and
+success only after proof, and every transition is checked against the table in model.py.
+
+Durability: ``synchronous=FULL`` where a claim or a proof is written, NORMAL elsewhere (a power
+cut may then roll back the last looks at files, which are simply repeated).
+
+Privacy: a sender's file name may hold a patient's name. A path is kept only while its file is
+on its journey; afterwards a digest of it stays, enough to answer "what became of this file?".
+"""
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ingest.errors import IngestError, LedgerError, Reason
+from ingest.model import IN_HAND, LIVE, Header, Importer, Job, Snapshot, State, check_transition
+
+# The schema is the list of its upgrades; `user_version` counts those applied.
+_UPGRADES = (
+    """
+    CREATE TABLE job (
+        id INTEGER PRIMARY KEY,
+        digest BLOB NOT NULL UNIQUE,   -- of the path
+        drop_name TEXT NOT NULL,
+        path BLOB,                     -- only while the job is live
+        device INTEGER NOT NULL, inode INTEGER NOT NULL,
+        size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        header TEXT, study_uid TEXT, sop_uid TEXT, study_order TEXT NOT NULL DEFAULT '',
+        importer TEXT,
+        claim TEXT NOT NULL DEFAULT '',
+        attempts INTEGER NOT NULL DEFAULT 0, deaths INTEGER NOT NULL DEFAULT 0,
+        not_before REAL NOT NULL DEFAULT 0,
+        reason TEXT, detail TEXT NOT NULL DEFAULT '',
+        updated REAL NOT NULL
+    );
+    CREATE INDEX job_turn ON job (drop_name, state, study_order, id);
+    CREATE INDEX job_due ON job (drop_name, state, not_before);
+    CREATE INDEX job_sop ON job (sop_uid);
+    CREATE TABLE event (
+        at REAL NOT NULL,
+        job INTEGER NOT NULL,
+        drop_name TEXT NOT NULL,
+        state TEXT NOT NULL,
+        reason TEXT, detail TEXT NOT NULL DEFAULT '',
+        sop_uid TEXT, study_uid TEXT, importer TEXT
+    );
+    CREATE INDEX event_at ON event (at);
+    CREATE INDEX event_sop ON event (sop_uid);
+    CREATE TABLE folder (path BLOB PRIMARY KEY, emptied_at REAL NOT NULL);
+    CREATE TABLE standing (digest BLOB PRIMARY KEY);
+    CREATE TABLE service (key TEXT PRIMARY KEY, value TEXT NOT NULL, at REAL NOT NULL);
+    """,
+)
+
+BUSY_TIMEOUT_S = 5.0
+NEVER = 9e15  # seconds since the epoch
+
+_COLUMNS = (
+    "id, drop_name, path, device, inode, size, mtime_ns, ctime_ns, state, header, importer, "
+    "claim, attempts, deaths, not_before, reason, detail"
+)
+
+
+def digest(path: bytes) -> bytes:
+    """What stays of a path once its file has left."""
+    return hashlib.blake2b(path, digest_size=16).digest()
+
+
+class Overtaken(IngestError):
+    """Another thread moved this job on: whatever was meant to be done is no longer due."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """How many files of a drop folder ended (or are) in a state, and for what reason."""
+
+    drop: str
+    state: State
+    reason: Reason | None
+    count: int
+
+
+class Ledger:
+    """The ledger's file, opened."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open the ledger at ``path``, making or upgrading it unless ``read_only``.
+
+        Raises:
+            LedgerError: it can't be opened, is damaged, or is from a newer version.
+        """
+        self.path = path
+        self._lock = threading.RLock()
+        try:
+            self._connection = _connect(path, read_only=read_only)
+            self._upgrade(read_only=read_only)
+        except sqlite3.Error as error:
+            raise LedgerError(
+                f"the ledger {path} can't be used ({error}). Next: check state_dir in the "
+                "configuration, its owner and its free space; a damaged ledger may be moved "
+                "away, which loses history and nothing else"
+            ) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+
+    def _upgrade(self, *, read_only: bool) -> None:
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version > len(_UPGRADES):
+            raise LedgerError(
+                f"the ledger {self.path} was written by a newer openrem-ingest. "
+                "Next: upgrade this one, or choose another state_dir"
+            )
+        if read_only:
+            return
+        for number, statements in enumerate(_UPGRADES[version:], start=version + 1):
+            self._connection.executescript(
+                f"BEGIN IMMEDIATE; {statements}; PRAGMA user_version = {number}; COMMIT;"
+            )
+
+    @contextlib.contextmanager
+    def _writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            connection = self._connection
+            try:
+                connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                except BaseException:
+                    connection.execute("ROLLBACK")
+                    raise
+                connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise LedgerError(
+                    f"the ledger {self.path} can't be written ({error}). Next: check its owner "
+                    "and its free space; nothing is lost, all goes on once it can be written"
+                ) from error
+
+    def _rows(self, statement: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        with self._lock:
+            try:
+                return self._connection.execute(statement, values).fetchall()
+            except sqlite3.Error as error:
+                raise LedgerError(
+                    f"the ledger {self.path} can't be read ({error}). Next: move it away; "
+                    "that loses history and nothing else"
+                ) from error
+
+    # -- jobs ------------------------------------------------------------------------------
+
+    def find(self, path: bytes) -> Job | None:
+        """The job of the file at ``path``, in whatever state."""
+        rows = self._rows(
+            f"SELECT {_COLUMNS} FROM job WHERE digest = ?",  # noqa: S608 - our own columns
+            (digest(path),),
+        )
+        return _job(rows[0], path) if rows else None
+
+    def get(self, job_id: int) -> Job:
+        """The job with this id."""
+        rows = self._rows(f"SELECT {_COLUMNS} FROM job WHERE id = ?", (job_id,))  # noqa: S608
+        return _job(rows[0])
+
+    def see(
+        self, *, drop: str, path: bytes, snapshot: Snapshot, now: float, in_hand: bool = False
+    ) -> Job:
+        """Note a file as new work: its first sight, another version, or one that came back.
+
+        Raises `Overtaken` where the path's earlier version is in somebody's hand, unless that
+        is the caller (``in_hand``).
+        """
+        with self._writing() as connection:
+            old = self.find(path)
+            if old is not None:
+                if old.state in IN_HAND and not in_hand:
+                    raise Overtaken(f"job {old.id} is {old.state.name}")
+                check_transition(old.state, State.SEEN)
+            fresh = old is None or old.snapshot != snapshot or old.state not in LIVE
+            connection.execute(
+                """
+                INSERT INTO job (digest, drop_name, path, device, inode, size, mtime_ns,
+                                 ctime_ns, state, updated)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                ON CONFLICT (digest) DO UPDATE SET
+                    drop_name = excluded.drop_name, path = excluded.path,
+                    device = excluded.device, inode = excluded.inode, size = excluded.size,
+                    mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns,
+                    state = excluded.state, claim = '', updated = excluded.updated
+                """,
+                (
+                    digest(path),
+                    drop,
+                    path,
+                    _signed(snapshot.device),
+                    _signed(snapshot.inode),
+                    snapshot.size,
+                    snapshot.mtime_ns,
+                    snapshot.ctime_ns,
+                    State.SEEN.name,
+                    now,
+                ),
+            )
+            if fresh:
+                connection.execute(
+                    """
+                    UPDATE job SET attempts = 0, deaths = 0, not_before = 0, reason = NULL,
+                        detail = '', header = NULL, study_uid = NULL, sop_uid = NULL,
+                        importer = NULL, study_order = '' WHERE digest = ?
+                    """,
+                    (digest(path),),
+                )
+            job = self.find(path)
+            assert job is not None  # noqa: S101 - it was written a line ago
+            if old is None or old.state is not State.SEEN or fresh:
+                _record(connection, job, now)
+        return job
+
+    def wait(self, job: Job, *, reason: Reason | None, detail: str, not_before: float) -> None:
+        """Note that a file isn't complete yet, and when to look again. No transition."""
+        with self._writing() as connection:
+            connection.execute(
+                "UPDATE job SET reason = ?, detail = ?, not_before = ? WHERE id = ?",
+                (reason.code if reason else None, detail, not_before, job.id),
+            )
+
+    def ready(
+        self, job: Job, *, header: Header, importer: Importer, order: str, now: float
+    ) -> None:
+        """Note that a file is complete and decided on."""
+        self._move(
+            job,
+            State.READY,
+            now,
+            header=json.dumps(asdict(header)),
+            study_uid=header.study_uid,
+            sop_uid=header.sop_instance_uid,
+            study_order=order,
+            importer=importer.value,
+            reason=None,
+            detail="",
+            not_before=0.0,
+        )
+
+    def describe(self, job: Job, header: Header) -> None:
+        """Remember what a refused object is, for whoever asks about its UIDs."""
+        with self._writing() as connection:
+            connection.execute(
+                "UPDATE job SET header = ?, study_uid = ?, sop_uid = ? WHERE id = ?",
+                (json.dumps(asdict(header)), header.study_uid, header.sop_instance_uid, job.id),
+            )
+
+    def next_ready(
+        self, drops: Sequence[str], busy_studies: Sequence[str], now: float
+    ) -> Job | None:
+        """The next file to import: oldest study first, then by arrival.
+
+        Objects of a study that is being imported wait for it; one that failed and waits for its
+        next attempt holds up nothing.
+        """
+        rows = self._rows(
+            f"""
+            SELECT {_COLUMNS} FROM job AS this
+            WHERE drop_name IN (SELECT value FROM json_each(?)) AND state = 'READY'
+              AND not_before <= ?
+              AND study_uid NOT IN (SELECT value FROM json_each(?))
+            ORDER BY study_order, id LIMIT 1
+            """,  # noqa: S608 - our own columns
+            (json.dumps(list(drops)), now, json.dumps(list(busy_studies))),
+        )
+        return _job(rows[0]) if rows else None
+
+    def due(self, drops: Sequence[str], now: float, limit: int) -> list[Job]:
+        """Files not yet complete, or left with a passing hindrance, whose time has come."""
+        rows = self._rows(
+            f"""
+            SELECT {_COLUMNS} FROM job
+            WHERE drop_name IN (SELECT value FROM json_each(?))
+              AND state IN ('SEEN', 'LEFT') AND not_before <= ?
+            ORDER BY not_before LIMIT ?
+            """,  # noqa: S608 - our own columns
+            (json.dumps(list(drops)), now, limit),
+        )
+        return [_job(row) for row in rows]
+
+    def next_time(self, drops: Sequence[str]) -> float | None:
+        """When the next waiting file is due (seconds since the epoch); None if none waits."""
+        rows = self._rows(
+            """
+            SELECT min(not_before) FROM job
+            WHERE drop_name IN (SELECT value FROM json_each(?)) AND state IN ('SEEN', 'READY')
+            """,
+            (json.dumps(list(drops)),),
+        )
+        value = rows[0][0]
+        return float(value) if isinstance(value, int | float) else None
+
+    def live(self, drops: Sequence[str], states: Sequence[State], limit: int) -> list[Job]:
+        """Jobs in these states, oldest first."""
+        rows = self._rows(
+            f"""
+            SELECT {_COLUMNS} FROM job
+            WHERE drop_name IN (SELECT value FROM json_each(?))
+              AND state IN (SELECT value FROM json_each(?))
+            ORDER BY id LIMIT ?
+            """,  # noqa: S608 - our own columns
+            (json.dumps(list(drops)), json.dumps([state.name for state in states]), limit),
+        )
+        return [_job(row) for row in rows]
+
+    def claimed(self, job: Job, claim: str, now: float) -> None:
+        """Note the intent to set a file aside under this claim id (before it is done)."""
+        self._move(job, State.CLAIMED, now, durable=True, claim=claim)
+
+    def back(
+        self,
+        job: Job,
+        now: float,
+        *,
+        reason: Reason | None = None,
+        detail: str = "",
+        not_before: float = 0.0,
+        attempts: int | None = None,
+        deaths: int | None = None,
+    ) -> None:
+        """Note that a file waits for another turn, and why."""
+        self._move(
+            job,
+            State.READY,
+            now,
+            claim="",
+            reason=reason.code if reason else None,
+            detail=detail,
+            not_before=not_before,
+            attempts=job.attempts if attempts is None else attempts,
+            deaths=job.deaths if deaths is None else deaths,
+        )
+
+    def proven(self, job: Job, evidence: str, now: float) -> None:
+        """Note the proof, and with it the intent to dispose of the file."""
+        self._move(job, State.PROVEN, now, durable=True, reason=None, detail=evidence)
+
+    def rejected(self, job: Job, reason: Reason, detail: str, now: float) -> None:
+        """Note the refusal, and with it the intent to quarantine the file."""
+        self._move(job, State.REJECTED, now, durable=True, reason=reason.code, detail=detail)
+
+    def left(
+        self, job: Job, reason: Reason, detail: str, now: float, not_before: float = NEVER
+    ) -> None:
+        """Note that a file stays where it is, why, and when to look at it again."""
+        self._move(
+            job,
+            State.LEFT,
+            now,
+            claim="",
+            reason=reason.code,
+            detail=detail,
+            not_before=not_before,
+        )
+
+    def end(self, job: Job, state: State, now: float) -> None:
+        """Note the end of a file's journey, and forget its path."""
+        self._move(job, state, now, claim="", path=None)
+
+    def forget(self, drops: str, now: float) -> None:
+        """End what a manual import left unfinished: its paths are not ours to keep.
+
+        Args:
+            drops: how the names of its folders begin.
+            now: seconds since the epoch.
+        """
+        live = json.dumps([state.name for state in LIVE])
+        with self._writing() as connection:
+            connection.execute(
+                """
+                UPDATE job SET state = ?, path = NULL, claim = '', updated = ?
+                WHERE drop_name GLOB ? AND state IN (SELECT value FROM json_each(?))
+                """,
+                (State.GONE.name, now, drops + " *", live),
+            )
+
+    def _move(
+        self, job: Job, state: State, now: float, *, durable: bool = False, **columns: object
+    ) -> None:
+        """Change a job's state, checked against the table and against other writers."""
+        check_transition(job.state, state)
+        columns |= {"state": state.name, "updated": now}
+        assignments = ", ".join(f"{name} = ?" for name in columns)
+        with self._writing(durable=durable) as connection:
+            changed = connection.execute(
+                f"UPDATE job SET {assignments} WHERE id = ? AND state = ?",  # noqa: S608
+                (*columns.values(), job.id, job.state.name),
+            )
+            if changed.rowcount != 1:
+                raise Overtaken(f"job {job.id} is no longer {job.state.name}")
+            _record(connection, self.get(job.id), now)
+
+    # -- folders -----------------------------------------------------------------------------
+
+    def emptied(self, folder: bytes, now: float) -> None:
+        """Remember a sub-folder from which a file was taken: it may be removed once empty."""
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT INTO folder VALUES (?, ?) ON CONFLICT DO UPDATE SET emptied_at = ?",
+                (folder, now, now),
+            )
+
+    def folders_to_tidy(self, before: float) -> list[bytes]:
+        """Sub-folders that nothing was taken from since ``before``, deepest first."""
+        rows = self._rows(
+            "SELECT path FROM folder WHERE emptied_at <= ? ORDER BY length(path) DESC", (before,)
+        )
+        return [row[0] for row in rows if isinstance(row[0], bytes)]
+
+    def tidied(self, folder: bytes) -> None:
+        """Forget a sub-folder."""
+        with self._writing() as connection:
+            connection.execute("DELETE FROM folder WHERE path = ?", (folder,))
+
+    def stands(self, folder: bytes) -> None:
+        """Remember a sub-folder that was empty before any file came: someone prepared it."""
+        with self._writing() as connection:
+            connection.execute("INSERT OR IGNORE INTO standing VALUES (?)", (digest(folder),))
+
+    def is_standing(self, folder: bytes) -> bool:
+        """Did someone prepare this sub-folder?"""
+        return bool(self._rows("SELECT 1 FROM standing WHERE digest = ?", (digest(folder),)))
+
+    # -- what status shows --------------------------------------------------------------------
+
+    def tallies(self) -> list[Tally]:
+        """Counts of the jobs as they are now, by drop folder, state and reason."""
+        rows = self._rows(
+            "SELECT drop_name, state, reason, count(*) FROM job GROUP BY 1, 2, 3 ORDER BY 1, 2"
+        )
+        return [_tally(row) for row in rows]
+
+    def ends_since(self, since: float) -> list[Tally]:
+        """Counts of the journeys that ended since then, by drop folder, state and reason."""
+        ends = json.dumps([state.name for state in State if state not in LIVE] + ["LEFT"])
+        rows = self._rows(
+            """
+            SELECT drop_name, state, reason, count(*) FROM event
+            WHERE at >= ? AND state IN (SELECT value FROM json_each(?)) GROUP BY 1, 2, 3
+            """,
+            (since, ends),
+        )
+        return [_tally(row) for row in rows]
+
+    def history(self, job_id: int) -> list[tuple[float, State, Reason | None, str]]:
+        """All transitions of a job, in order."""
+        rows = self._rows(
+            "SELECT at, state, reason, detail FROM event WHERE job = ? ORDER BY rowid", (job_id,)
+        )
+        return [
+            (float(str(at)), State[str(state)], _reason(reason), str(detail))
+            for at, state, reason, detail in rows
+        ]
+
+    def say(self, key: str, value: str, now: float) -> None:
+        """Leave word for ``status``: for example OpenREM's health as the service sees it."""
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT INTO service VALUES (?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET value = excluded.value, at = excluded.at",
+                (key, value, now),
+            )
+
+    def said(self, key: str) -> tuple[str, float] | None:
+        """The word left under this key, and when."""
+        rows = self._rows("SELECT value, at FROM service WHERE key = ?", (key,))
+        return (str(rows[0][0]), float(str(rows[0][1]))) if rows else None
+
+
+def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    if read_only and not path.exists():
+        raise LedgerError(
+            f"there is no ledger at {path} yet. Next: start the service, or check state_dir"
+        )
+    if not read_only:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LedgerError(
+                f"the folder {path.parent} can't be made ({error.strerror}). "
+                "Next: correct state_dir in the configuration, or its parent's rights"
+            ) from error
+    mode = "ro" if read_only else "rwc"
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    if not read_only:
+        connection.execute("PRAGMA journal_mode = WAL")
+    return connection
+
+
+def _signed(number: int) -> int:
+    """SQLite's integers are signed; inode and device numbers are not."""
+    return number - (1 << 64) if number >= 1 << 63 else number
+
+
+def _unsigned(number: int) -> int:
+    return number + (1 << 64) if number < 0 else number
+
+
+def _job(row: Sequence[object], path: bytes | None = None) -> Job:
+    (job_id, drop, own_path, device, inode, size, mtime_ns, ctime_ns, state, header, importer) = (
+        row[:11]
+    )
+    claim, attempts, deaths, not_before, reason, detail = row[11:]
+    return Job(
+        id=_int(job_id),
+        drop=str(drop),
+        path=own_path if isinstance(own_path, bytes) else path or b"",
+        snapshot=Snapshot(
+            device=_unsigned(_int(device)),
+            inode=_unsigned(_int(inode)),
+            size=_int(size),
+            mtime_ns=_int(mtime_ns),
+            ctime_ns=_int(ctime_ns),
+        ),
+        state=State[str(state)],
+        header=_header(header),
+        importer=Importer(importer) if importer else None,
+        claim=str(claim),
+        attempts=_int(attempts),
+        deaths=_int(deaths),
+        not_before=float(str(not_before)),
+        reason=_reason(reason),
+        detail=str(detail),
+    )
+
+
+def _int(value: object) -> int:
+    assert isinstance(value, int)  # noqa: S101 - the schema says so
+    return value
+
+
+def _header(value: object) -> Header | None:
+    if not isinstance(value, str):
+        return None
+    fields = json.loads(value)
+    fields["image_type"] = tuple(fields["image_type"])
+    return Header(**fields)
+
+
+def _reason(code: object) -> Reason | None:
+    return Reason.from_code(code) if isinstance(code, str) else None
+
+
+def _tally(row: Sequence[object]) -> Tally:
+    drop, state, reason, count = row
+    return Tally(drop=str(drop), state=State[str(state)], reason=_reason(reason), count=_int(count))
+
+
+def _record(connection: sqlite3.Connection, job: Job, now: float) -> None:
+    connection.execute(
+        "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            now,
+            job.id,
+            job.drop,
+            job.state.name,
+            job.reason.code if job.reason else None,
+            job.detail,
+            job.header.sop_instance_uid if job.header else None,
+            job.header.study_uid if job.header else None,
+            job.importer.value if job.importer else None,
+        ),
+    )

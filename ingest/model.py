@@ -1,0 +1,254 @@
+"""The types that flow from stage to stage, and the table of states a job can be in."""
+
+import os
+from dataclasses import dataclass, field
+from enum import Enum
+
+from ingest.errors import IngestError, Reason
+
+
+class Importer(Enum):
+    """OpenREM's import functions (OpenREM ``remapp.extractors``)."""
+
+    RDSR = "rdsr"
+    MG = "mg"
+    DX = "dx"
+    NM = "nm"
+    CTPHILIPS = "ctphilips"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One look at a file: equal identities mean the same version of the same file.
+
+    ``ctime_ns`` tells when anything about the inode last changed; it is no part of the
+    identity, because our own renames and links move it.
+    """
+
+    device: int
+    inode: int
+    size: int  # bytes
+    mtime_ns: int
+    ctime_ns: int = field(compare=False)
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Snapshot":
+        """The snapshot that an ``os.stat`` result stands for."""
+        return cls(
+            device=status.st_dev,
+            inode=status.st_ino,
+            size=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            ctime_ns=status.st_ctime_ns,
+        )
+
+    @property
+    def changed_ns(self) -> int:
+        """When the file last changed in any way (ns since the epoch, the file system's clock)."""
+        return max(self.mtime_ns, self.ctime_ns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What we read of an object. UIDs are validated; nothing here is about the patient."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_uid: str
+    series_uid: str = ""
+    modality: str = ""
+    manufacturer: str = ""
+    model: str = ""
+    station: str = ""
+    series_description: str = ""
+    image_type: tuple[str, ...] = ()
+    title_code: str = ""  # ConceptNameCodeSequence (0040,A043) of an SR: Code Value
+    title_scheme: str = ""  # and its Coding Scheme Designator
+    study_date: str = ""  # DA, as sent
+    study_time: str = ""  # TM, as sent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Structure:
+    """What the walk over an object's lengths found."""
+
+    is_dicom: bool
+    is_complete: bool  # ends exactly at the end of the file, with the content its class demands
+    problem: Reason | None = None  # the reason to give if it never gets better
+    detail: str = ""
+    can_improve: bool = True  # more bytes may still make it whole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Import:
+    """Decision: OpenREM's importer gets it."""
+
+    importer: Importer
+    because: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ignore:
+    """Decision: a rule of the user's says that it isn't wanted."""
+
+    rule: str
+    because: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """Decision: a rule of the user's says to keep it elsewhere."""
+
+    rule: str
+    into: str
+    because: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reject:
+    """Decision: OpenREM can't use it."""
+
+    reason: Reason
+    because: str
+
+
+Decision = Import | Ignore | Keep | Reject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyHeld:
+    """What OpenREM's database holds of one study row (``remapp_generalstudymoduleattr``)."""
+
+    has_sop: bool  # the SOP Instance UID is recorded with this study
+    number_of_events: int | None
+    event_rows: int  # CT and projection irradiation events stored
+    event_uids: tuple[str | None, ...]  # also radiopharmaceutical administrations
+    has_event_at_same_time: bool  # an event whose start equals the image's
+    patient_rows: int
+    has_ct_dose: bool
+    has_radiopharmaceutical_dose: bool
+    has_pet_series: bool  # the file's series, for PET
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileContent:
+    """What OpenREM's own reader finds in the file, as far as the proof needs it."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_uid: str
+    event_uids: tuple[str | None, ...] = ()  # one for each event container of an SR
+    exposures: int = 0  # Philips: exposure items with an acquisition type
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Evidence about one object: the file's content, and what OpenREM holds of it."""
+
+    content: FileContent
+    studies: tuple[StudyHeld, ...]
+    already: bool = False  # OpenREM had recorded it before this import
+    refused: bool = False  # the importer said that this is not its kind of object
+    warnings: tuple[str, ...] = ()  # for example: a skin dose map could not be queued
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """Outcome: OpenREM answered; only the facts tell what it holds."""
+
+    facts: Facts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """Outcome: the import failed and was undone."""
+
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vanished:
+    """Outcome: no answer; anything may have happened."""
+
+    detail: str
+
+
+Outcome = Done | Failed | Vanished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortfall:
+    """Verdict: OpenREM does not provably hold the object."""
+
+    reason: Reason
+    detail: str = ""
+
+
+class State(Enum):
+    """Where a file is on its journey. The value is what ``status`` shows."""
+
+    SEEN = "waiting to be complete"
+    READY = "complete, waiting for its turn"
+    CLAIMED = "set aside, being imported"
+    PROVEN = "proven, about to be disposed of"
+    DONE = "imported and proven"
+    IGNORED = "ignored by a rule"
+    REJECTED = "refused, about to be quarantined"
+    QUARANTINED = "in quarantine"
+    LEFT = "refused, left where it is"
+    GONE = "taken away by someone else"
+
+
+# What may follow what. A state that is not listed as a follower raises and changes nothing.
+# GONE may turn into SEEN again: the same name and version can come back.
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.SEEN: frozenset({State.SEEN, State.READY, State.REJECTED, State.LEFT, State.GONE}),
+    State.READY: frozenset(
+        {State.READY, State.SEEN, State.CLAIMED, State.REJECTED, State.LEFT, State.GONE}
+    ),
+    State.CLAIMED: frozenset(
+        {State.READY, State.SEEN, State.PROVEN, State.IGNORED, State.REJECTED, State.LEFT}
+        | {State.GONE}
+    ),
+    State.PROVEN: frozenset({State.DONE, State.SEEN, State.GONE}),
+    State.REJECTED: frozenset({State.QUARANTINED, State.LEFT, State.SEEN, State.GONE}),
+    State.LEFT: frozenset({State.SEEN, State.LEFT, State.GONE}),
+    State.GONE: frozenset({State.SEEN}),
+    State.DONE: frozenset({State.SEEN}),
+    State.IGNORED: frozenset({State.SEEN}),
+    State.QUARANTINED: frozenset({State.SEEN}),
+}
+
+LIVE = frozenset({State.SEEN, State.READY, State.CLAIMED, State.PROVEN, State.REJECTED, State.LEFT})
+
+IN_HAND = frozenset({State.CLAIMED, State.PROVEN, State.REJECTED})  # somebody works on it
+
+
+class IllegalTransition(IngestError):
+    """A job was asked to go where the table of states has no way."""
+
+
+def check_transition(old: State, new: State) -> None:
+    """Raise `IllegalTransition` unless the table allows ``old`` → ``new``."""
+    if new not in TRANSITIONS[old]:
+        raise IllegalTransition(f"a job that is {old.name} can't become {new.name}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One file in the ledger."""
+
+    id: int
+    drop: str  # name of its drop folder
+    path: bytes  # where it lies (or lay, relative claims aside)
+    snapshot: Snapshot
+    state: State
+    header: Header | None = None
+    importer: Importer | None = None
+    claim: str = ""  # id of the claim that holds it, while one does
+    attempts: int = 0
+    deaths: int = 0  # how often OpenREM's process died on it
+    not_before: float = 0.0  # seconds since the epoch
+    reason: Reason | None = None
+    detail: str = ""

@@ -1,0 +1,65 @@
+"""Sorts what OpenREM's importers raise into reasons: a pure function.
+
+The type of an exception can lie (numpy in ``add_standard_names`` turned a database error into
+a TypeError), so the database's health after the failure, and its SQLSTATE, go first.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ingest.errors import Reason
+
+# SQLSTATE classes (PostgreSQL manual, appendix A)
+_BY_STATE: dict[str, Reason] = {
+    "25006": Reason.DATABASE_NOT_READY,  # read-only transaction
+    "42P01": Reason.DATABASE_NOT_READY,  # undefined table: not migrated
+    "42703": Reason.DATABASE_NOT_READY,  # undefined column
+    "42501": Reason.DATABASE_NOT_READY,  # insufficient privilege
+    "53100": Reason.DATABASE_NOT_READY,  # disk full
+    "53200": Reason.DATABASE_HICCUP,  # out of memory
+    "53300": Reason.DATABASE_UNREACHABLE,  # too many connections
+    "55P03": Reason.BUSY,  # lock timeout
+    "57014": Reason.DATABASE_HICCUP,  # query cancelled
+    "40P01": Reason.DATABASE_HICCUP,  # deadlock
+    "40001": Reason.DATABASE_HICCUP,  # serialization failure
+    "23505": Reason.DATABASE_HICCUP,  # unique violation: a race with OpenREM's own imports
+    "23503": Reason.DATABASE_HICCUP,  # foreign key violation: the same
+    "22001": Reason.BAD_VALUE,  # too long
+    "22003": Reason.BAD_VALUE,  # out of range
+    "22021": Reason.BAD_VALUE,  # bytes that are no text
+}
+_CLASS_CONNECTION = ("08", "57P")  # connection exceptions; shutdown, crash, can't connect now
+
+_CONNECTION_ERRORS = frozenset({"OperationalError", "InterfaceError"})
+
+
+def reason_of(failure: Mapping[str, Any]) -> Reason:
+    """The reason for a failure that the worker tells of.
+
+    Args:
+        failure: what worker.py's ``failure`` made of the exception.
+    """
+    state = str(failure["sqlstate"])
+    if not failure["database_alive"]:
+        return Reason.DATABASE_UNREACHABLE
+    if state in _BY_STATE:
+        return _BY_STATE[state]
+    if state.startswith(_CLASS_CONNECTION):
+        return Reason.DATABASE_HICCUP
+    return _by_type(failure)
+
+
+def _by_type(failure: Mapping[str, Any]) -> Reason:
+    families = {str(name).rpartition(".")[2] for name in failure["families"]}
+    model = str(failure["model"])
+    if model == "UniqueEquipmentNames" and "MultipleObjectsReturned" in families:
+        return Reason.DUPLICATE_SCANNER
+    if model == "PatientIDSettings":
+        return Reason.SETTINGS_MISSING
+    if _CONNECTION_ERRORS & families:
+        return Reason.DATABASE_HICCUP
+    if "DataError" in families:
+        return Reason.BAD_VALUE
+    if "FileNotFoundError" in families:
+        return Reason.CHANGED
+    return Reason.IMPORT_FAILED

@@ -1,0 +1,526 @@
+"""Imports DICOM objects into OpenREM, one JSON request a line; run by OpenREM's own interpreter.
+
+Theory of operation. OpenREM's extractor functions commit every row by themselves, so a stop
+half way leaves half a study behind, which a second try reports as 'already imported'. This
+worker therefore calls the same functions inside ONE transaction an object, which first takes
+one site-wide advisory lock: two imports at once can make two rows for one new scanner, and
+then everything that scanner sends fails for ever. What else must differ from a plain call, so
+that the content becomes the same as by a plain call, is in `_cures`, each with its cause.
+
+After the commit the worker opens a fresh connection and reads back what OpenREM holds. It
+never judges: the facts go to openrem-ingest, whose verify.py decides.
+
+Requests, one JSON object a line on stdin; one JSON object a line comes back on stdout:
+
+    {"id": 1, "op": "hello"}
+    {"id": 2, "op": "import", "importer": "rdsr", "path": "...", "lock_wait_s": 300}
+    {"id": 3, "op": "prove",  "importer": "rdsr", "path": "..."}
+    {"id": 4, "op": "ping"}
+
+An answer has "id" and either "ok": true with its results, or "ok": false with "failure".
+Whatever OpenREM itself prints goes to stderr. Answers hold no patient data: of an exception
+only its type, its SQLSTATE and its place; the full text goes where OpenREM's own errors go,
+the BackgroundTask table, shown under Tasks in OpenREM's web pages.
+
+This file is self-contained and conservative (Python 3.8): it may be sent to a container.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import time
+import traceback
+import uuid
+
+PROTOCOL = 1
+
+# One number for the whole site: every openrem-ingest on any host takes the same lock.
+ADVISORY_LOCK = 0x4F52454D494E4753
+
+# Our own task type: OpenREM lets an open row of its own types (import_rdsr ...) block its queue.
+TASK_TYPE = "ingest_{}"
+
+RADIOPHARMACEUTICAL_SR = "1.2.840.10008.5.1.4.1.1.88.68"
+PET_IMAGE = "1.2.840.10008.5.1.4.1.1.128"
+
+# Event containers of a dose report (PS3.16 TID 10003, 10013, 10022), each with the concept of
+# the UID item in it. OpenREM reads both kinds by these codes or their meanings.
+EVENT_CONTAINERS = {"113706": "113769", "113819": "113769", "113502": "113503"}
+
+MODULES = {
+    "rdsr": ("rdsr", "rdsr"),
+    "mg": ("mam", "mam"),
+    "dx": ("dx", "dx"),
+    "nm": ("nm_image", "nm_image"),
+    "ctphilips": ("ct_philips", "ct_philips"),
+}
+
+
+class Refused(Exception):
+    """The importer returned 1: the object is not of its kind."""
+
+
+class OpenREM:
+    """OpenREM's code, loaded once and cured."""
+
+    def __init__(self):
+        os.environ.setdefault("DJANGO_SETTINGS_MODULE", "openremproject.settings")
+        import importlib
+
+        self.extractors = {
+            name: importlib.import_module("openrem.remapp.extractors." + module)
+            for name, (module, _) in MODULES.items()
+        }
+        import django
+        import pydicom
+        import remapp.models
+        from django.db import connection, transaction
+
+        self.django = django
+        self.pydicom = pydicom
+        self.models = remapp.models
+        self.connection = connection
+        self.transaction = transaction
+        self.task = None  # the BackgroundTask row of the running import
+        self.warnings = []  # what went wrong after the commit, if anything
+        self.cure()
+
+    # -- cures: what must differ from a plain call --------------------------------------------
+
+    def cure(self):
+        """Patch this process, never OpenREM's files."""
+        self._keep_transaction_after_validation_errors()
+        self._order_studies()
+        self._own_the_task()
+        self._defer_to_commit()
+
+    def _keep_transaction_after_validation_errors(self):
+        """Some extractor functions catch a ValidationError raised inside save(). Django has by
+        then marked the whole transaction as broken, although no query failed. Only a database
+        error may do that."""
+        from django.db.utils import Error
+
+        @contextlib.contextmanager
+        def mark_for_rollback_on_error(using=None):
+            try:
+                yield
+            except Error:
+                connection = self.transaction.get_connection(using)
+                if connection.in_atomic_block:
+                    connection.needs_rollback = True
+                raise
+
+        self.transaction.mark_for_rollback_on_error = mark_for_rollback_on_error
+
+    def _order_studies(self):
+        """rdsr numbers the studies of a Study UID by primary key, then indexes an unordered
+        query with that number: with two rows for one UID it may delete the wrong study."""
+        manager = self.models.GeneralStudyModuleAttrManager
+        plain = manager.get_queryset
+        manager.get_queryset = lambda this: plain(this).order_by("pk")
+
+    def _own_the_task(self):
+        """Extractors look for "the" task by process id, which may be another host's stale row."""
+        import openrem.remapp.tools.background as one
+
+        modules = [one]
+        twin = sys.modules.get("remapp.tools.background")
+        if twin is not None and twin is not one:
+            modules.append(twin)
+
+        def current(_process_id):
+            if self.task is None or self.task.complete:
+                return None
+            return self.task
+
+        for module in modules:
+            module._get_task_via_pid = current
+
+    def _defer_to_commit(self):
+        """Skin dose maps and alert mails go out in mid-import. Here they wait for the commit,
+        and a dead Redis or mail server costs the map or the mail, not the import."""
+        rdsr = self.extractors["rdsr"]
+        for name, what in (
+            ("run_in_background_with_limits", "skin-dose-map-not-queued"),
+            ("send_rf_high_dose_alert_email", "alert-mail-not-sent"),
+        ):
+            setattr(rdsr, name, self._after_commit(getattr(rdsr, name), what))
+
+    def _after_commit(self, function, what):
+        def later(*args, **kwargs):
+            def now():
+                try:
+                    function(*args, **kwargs)
+                except Exception as error:  # whatever Redis or SMTP raise
+                    print(what, type(error).__name__, file=sys.stderr)
+                    self.warnings.append(what)
+
+            self.transaction.on_commit(now)
+
+        return later
+
+    @contextlib.contextmanager
+    def _for_one_import(self, importer, dataset):
+        """The extractor gets the dataset that was read before the lock was taken, and sleeps
+        nothing under it (its sleeps wait for imports beside it, which the lock rules out)."""
+        read, sleep = self.pydicom.dcmread, time.sleep
+        dx = self.extractors["dx"]
+        self.pydicom.dcmread = lambda *_args, **_kwargs: dataset
+        time.sleep = dx.sleep = lambda _seconds: None
+        try:
+            with self._reading_as(importer):
+                yield
+        finally:
+            self.pydicom.dcmread, time.sleep, dx.sleep = read, sleep, sleep
+
+    @contextlib.contextmanager
+    def _reading_as(self, importer):
+        """dx() sets this switch for good, and then mammograms are read differently."""
+        self.pydicom.config.convert_wrong_length_to_UN = importer == "dx"
+        try:
+            yield
+        finally:
+            self.pydicom.config.convert_wrong_length_to_UN = False
+
+    # -- requests ------------------------------------------------------------------------------
+
+    def hello(self, _request):
+        """What is here: versions, the database, and what is missing for imports to work."""
+        from django.db.models import Count
+
+        settings = self.connection.settings_dict
+        self.fresh_connection()
+        answer = {
+            "protocol": PROTOCOL,
+            "pid": os.getpid(),
+            "openrem": self._version(),
+            "python": "%d.%d.%d" % sys.version_info[:3],
+            "django": self.django.get_version(),
+            "pydicom": self.pydicom.__version__,
+            "vendor": self.connection.vendor,
+            "database": str(settings.get("NAME")),
+            "host": str(settings.get("HOST") or "localhost"),
+        }
+        if self.connection.vendor != "postgresql":
+            return answer
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT current_setting('server_version'), pg_is_in_recovery()")
+            answer["server"], answer["read_only"] = cursor.fetchone()
+        answer["patient_id_settings"] = self.models.PatientIDSettings.objects.count()
+        answer["studies"] = self.models.GeneralStudyModuleAttr.objects.exists()
+        fields = [
+            field.name
+            for field in self.models.UniqueEquipmentNames._meta.get_fields()
+            if field.name.endswith("_hash")
+        ]
+        answer["duplicate_scanners"] = (
+            self.models.UniqueEquipmentNames.objects.values(*fields)
+            .annotate(rows=Count("id"))
+            .filter(rows__gt=1)
+            .count()
+        )
+        return answer
+
+    def _version(self):
+        from openrem.remapp.version import __version__
+
+        return __version__
+
+    def ping(self, _request):
+        """Is the database there?"""
+        self.connection.close_if_unusable_or_obsolete()
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        return {}
+
+    def prove(self, request):
+        """What OpenREM holds of this object, without importing it."""
+        with self._reading_as(request["importer"]):
+            dataset = self.read(request["path"])
+            dataset.decode()
+            content = file_content(dataset)
+        self.fresh_connection()
+        return {"content": content, "studies": self.held(dataset)}
+
+    def import_(self, request):
+        """Import one object in one transaction, then read back what OpenREM holds of it."""
+        importer = request["importer"]
+        self.warnings = []
+        with self._reading_as(importer):
+            dataset = self.read(request["path"])
+        self.connection.close_if_unusable_or_obsolete()
+        refused = False
+        try:
+            already = self._in_one_transaction(importer, dataset, request)
+        except Refused:
+            refused, already = True, False
+        self.fresh_connection()
+        with self._reading_as(importer):
+            content = file_content(dataset)
+            studies = self.held(dataset)
+        return {
+            "content": content,
+            "studies": studies,
+            "already": already,
+            "refused": refused,
+            "warnings": self.warnings,
+        }
+
+    def _in_one_transaction(self, importer, dataset, request):
+        function = getattr(self.extractors[importer], MODULES[importer][1])
+        try:
+            with self.transaction.atomic():
+                self._take_the_lock(request.get("lock_wait_s", 300))
+                already = self._is_recorded(importer, dataset)
+                self._open_task(importer)
+                with self._for_one_import(importer, dataset):
+                    if function(request["path"]):
+                        raise Refused
+                self._close_task()
+            return already
+        except Exception:
+            # Only after the rollback, or the row would be rolled back with the rest.
+            self._record_failure(importer)
+            raise
+        finally:
+            self.task = None
+
+    def _take_the_lock(self, wait_s):
+        with self.connection.cursor() as cursor:
+            cursor.execute("SET LOCAL lock_timeout = %s", [int(wait_s * 1000)])
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [ADVISORY_LOCK])
+
+    def _is_recorded(self, importer, dataset):
+        """Had OpenREM dealt with this object before? Philips: with any object of its study."""
+        study_uid, sop_uid = text(dataset, "StudyInstanceUID"), text(dataset, "SOPInstanceUID")
+        if importer == "ctphilips":
+            studies = self.models.GeneralStudyModuleAttr.objects
+            return studies.filter(study_instance_uid=study_uid).exists()
+        return self.models.ObjectUIDsProcessed.objects.filter(
+            general_study_module_attributes__study_instance_uid=study_uid,
+            sop_instance_uid=sop_uid,
+        ).exists()
+
+    def read(self, path):
+        """The object without its pixels: no importer looks at them, and memory stays small."""
+        return self.pydicom.dcmread(path, stop_before_pixels=True)
+
+    def fresh_connection(self):
+        """What a new connection sees is what has been committed."""
+        self.connection.close()
+        self.connection.ensure_connection()
+
+    # -- the task row, so that OpenREM's web pages show the import -----------------------------
+
+    def _open_task(self, importer, error=None):
+        """In the import's own transaction: nobody ever sees the row open, so that it can't
+        block OpenREM's queue, and no crash leaves a stale one."""
+        from django.utils import timezone
+
+        self.task = self.models.BackgroundTask.objects.create(
+            uuid=str(uuid.uuid4()),
+            proc_id=os.getpid(),
+            task_type=TASK_TYPE.format(importer),
+            started_at=timezone.now(),
+            complete=error is not None,
+            error=error,
+        )
+
+    def _close_task(self):
+        if not self.task.complete:  # an extractor closes it itself with, say, 'already in db'
+            self.task.complete = True
+            self.task.completed_successfully = True
+            self.task.save()
+
+    def _record_failure(self, importer):
+        words = traceback.format_exc()
+        try:
+            self.connection.close_if_unusable_or_obsolete()
+            self._open_task(importer, error=words)
+        except Exception as error:  # the database is away: the answer tells that anyway
+            print("task row not written:", type(error).__name__, file=sys.stderr)
+
+    # -- what OpenREM holds ---------------------------------------------------------------------
+
+    def held(self, dataset):
+        """One entry for each study row of the object's Study Instance UID, oldest first."""
+        uid = text(dataset, "StudyInstanceUID")
+        if not uid:
+            return []
+        studies = self.models.GeneralStudyModuleAttr.objects.filter(study_instance_uid=uid)
+        return [self._study_held(study, dataset) for study in studies]
+
+    def _study_held(self, study, dataset):
+        models = self.models
+        ct = models.CtIrradiationEventData.objects.filter(
+            ct_radiation_dose__general_study_module_attributes=study
+        )
+        xray = models.IrradEventXRayData.objects.filter(
+            projection_xray_radiation_dose__general_study_module_attributes=study
+        )
+        radio = models.RadiopharmaceuticalAdministrationEventData.objects.filter(
+            radiopharmaceutical_radiation_dose__general_study_module_attributes=study
+        )
+        uids = list(ct.values_list("irradiation_event_uid", flat=True))
+        uids += xray.values_list("irradiation_event_uid", flat=True)
+        rows = len(uids)
+        uids += radio.values_list("radiopharmaceutical_administration_event_uid", flat=True)
+        start = event_start(dataset)
+        return {
+            "has_sop": study.objectuidsprocessed_set.filter(
+                sop_instance_uid=text(dataset, "SOPInstanceUID")
+            ).exists(),
+            "number_of_events": study.number_of_events,
+            "event_rows": rows,
+            "event_uids": uids,
+            "has_event_at_same_time": bool(start) and xray.filter(date_time_started=start).exists(),
+            "patient_rows": study.patientmoduleattr_set.count(),
+            "has_ct_dose": study.ctradiationdose_set.exists(),
+            "has_radiopharmaceutical_dose": study.radiopharmaceuticalradiationdose_set.exists(),
+            "has_pet_series": models.PETSeries.objects.filter(
+                radiopharmaceutical_radiation_dose__general_study_module_attributes=study,
+                series_uid=text(dataset, "SeriesInstanceUID"),
+            ).exists(),
+        }
+
+
+# -- what the file holds --------------------------------------------------------------------------
+
+
+def text(dataset, keyword):
+    """The element as text, "" where it is missing."""
+    value = dataset.get(keyword)
+    return "" if value is None else str(value)
+
+
+def file_content(dataset):
+    """What the proof needs to know of the file, by OpenREM's own reader."""
+    return {
+        "sop_class_uid": text(dataset, "SOPClassUID"),
+        "sop_instance_uid": text(dataset, "SOPInstanceUID"),
+        "study_uid": text(dataset, "StudyInstanceUID"),
+        "event_uids": [_event_uid(container) for container in _event_containers(dataset)],
+        "exposures": sum(
+            1 for item in dataset.get("ExposureDoseSequence") or () if "AcquisitionType" in item
+        ),
+    }
+
+
+def _event_containers(dataset):
+    for item in dataset.get("ContentSequence") or ():
+        if item.get("ValueType") == "CONTAINER" and concept(item) in EVENT_CONTAINERS:
+            yield item
+
+
+def _event_uid(container):
+    wanted = EVENT_CONTAINERS[concept(container)]
+    for item in container.get("ContentSequence") or ():
+        if concept(item) == wanted and "UID" in item:
+            return str(item.UID)
+    return None
+
+
+def concept(item):
+    """Code Value of the item's concept name (PS3.3 table C.17-5)."""
+    names = item.get("ConceptNameCodeSequence")
+    return text(names[0], "CodeValue") if names else ""
+
+
+def event_start(dataset):
+    """When an image's exposure began, as OpenREM's get_study_check_dup reckons it."""
+    from remapp.tools.dcmdatetime import make_date_time
+
+    clock = text(dataset, "AcquisitionTime") or text(dataset, "ContentTime")
+    day = text(dataset, "AcquisitionDate") or text(dataset, "ContentDate")
+    return make_date_time(day + clock) if day and clock else None
+
+
+# -- talking --------------------------------------------------------------------------------------
+
+
+def failure(error, openrem):
+    """What may be told of an exception: its types, SQLSTATE and place, never its text."""
+    cause = error.__cause__
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return {
+        "exception": _qualified(error),
+        "families": [_qualified_type(kind) for kind in type(error).__mro__],
+        "cause": _qualified(cause) if cause is not None else "",
+        "sqlstate": getattr(cause, "pgcode", None) or getattr(error, "pgcode", None) or "",
+        "errno": getattr(error, "errno", None) if isinstance(error, OSError) else None,
+        "model": _model_of(error),
+        "at": "%s:%s" % (os.path.basename(place.filename), place.name),
+        "database_alive": openrem is not None and _database_is_alive(openrem),
+    }
+
+
+def _qualified(thing):
+    return _qualified_type(type(thing))
+
+
+def _qualified_type(kind):
+    return kind.__module__ + "." + kind.__qualname__
+
+
+def _model_of(error):
+    """`PatientIDSettings.DoesNotExist` names the model in its qualified name already;
+    `MultipleObjectsReturned` raised by get_or_create does too."""
+    return type(error).__qualname__.split(".")[0] if "." in type(error).__qualname__ else ""
+
+
+def _database_is_alive(openrem):
+    """The type of an exception can lie (numpy turned a lost connection into a TypeError): ask."""
+    try:
+        openrem.fresh_connection()
+        with openrem.connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except Exception:
+        return False
+    return True
+
+
+def answer_to(request, openrem):
+    """The answer to one request."""
+    handlers = {
+        "hello": openrem.hello,
+        "ping": openrem.ping,
+        "prove": openrem.prove,
+        "import": openrem.import_,
+    }
+    answer = {"id": request.get("id"), "ok": True}
+    try:
+        answer.update(handlers[request["op"]](request))
+    except Exception as error:
+        return {"id": request.get("id"), "ok": False, "failure": failure(error, openrem)}
+    return answer
+
+
+def take_stdout():
+    """A private way out for answers; whatever else is printed goes to stderr."""
+    out = os.fdopen(os.dup(1), "w", encoding="ascii", newline="\n")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return out
+
+
+def main():
+    """Load OpenREM once, then answer requests until stdin ends."""
+    out = take_stdout()
+
+    def say(answer):
+        out.write(json.dumps(answer) + "\n")
+        out.flush()
+
+    try:
+        openrem = OpenREM()
+    except BaseException as error:
+        say({"id": 0, "ok": False, "failure": failure(error, None)})
+        raise
+    say({"id": 0, "ok": True})
+    for line in sys.stdin:
+        say(answer_to(json.loads(line), openrem))
+
+
+if __name__ == "__main__":
+    main()

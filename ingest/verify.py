@@ -1,0 +1,146 @@
+"""The judgement behind the promise: does OpenREM provably hold this object?
+
+Exit codes, return values, BackgroundTask rows and a recorded SOP Instance UID prove nothing:
+OpenREM records the UID with one of its first writes, and doses with its last. What does prove
+an object differs by importer; each function below names what was measured to hold on every
+complete import and at no unfinished stage of it.
+
+This is the only module that makes a ``Proof``, and nothing is deleted without one.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from ingest.errors import Reason
+from ingest.model import Facts, Header, Importer, Shortfall, Snapshot, StudyHeld
+
+PET_IMAGE = "1.2.840.10008.5.1.4.1.1.128"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """OpenREM holds this version of this object completely."""
+
+    snapshot: Snapshot  # of the very file that was read
+    sop_instance_uid: str
+    study_uid: str
+    already: bool  # it was held before this import
+    evidence: str
+
+
+def verify(
+    snapshot: Snapshot, header: Header, importer: Importer, facts: Facts
+) -> Proof | Shortfall:
+    """Judge what OpenREM holds of an object.
+
+    Args:
+        snapshot: the version of the file that was handed to OpenREM.
+        header: what we read of it ourselves.
+        importer: the importer that had it.
+        facts: what OpenREM's reader found in the file and what its database holds.
+
+    Returns:
+        A `Proof`, or the `Shortfall` that stands in its way.
+    """
+    if facts.refused:
+        return Shortfall(reason=Reason.REFUSED)
+    content = facts.content
+    if (content.sop_instance_uid, content.study_uid, content.sop_class_uid) != (
+        header.sop_instance_uid,
+        header.study_uid,
+        header.sop_class_uid,
+    ):
+        return Shortfall(reason=Reason.CHANGED, detail="OpenREM read another object than we did")
+    evidence = _evidence(importer, facts)
+    if isinstance(evidence, Shortfall):
+        return evidence
+    return Proof(
+        snapshot=snapshot,
+        sop_instance_uid=header.sop_instance_uid,
+        study_uid=header.study_uid,
+        already=facts.already,
+        evidence=evidence,
+    )
+
+
+def _evidence(importer: Importer, facts: Facts) -> str | Shortfall:
+    match importer:
+        case Importer.RDSR:
+            return _dose_report(facts)
+        case Importer.MG | Importer.DX:
+            return _projection_image(facts)
+        case Importer.NM:
+            return _nuclear_medicine_image(facts)
+        case Importer.CTPHILIPS:
+            return _philips_dose_info(facts)
+
+
+def _dose_report(facts: Facts) -> str | Shortfall:
+    """Every event of the report is stored, in studies that were written to the end.
+
+    An event may lie in a sibling study row of the same Study Instance UID: OpenREM makes a
+    second row when two reports of one study differ, and records a subset with the row that
+    has its events (OpenREM ``rdsr._handle_study_already_existing``).
+    """
+    recorded = [study for study in facts.studies if study.has_sop]
+    stored = Counter(uid for study in facts.studies for uid in study.event_uids)
+    missing = Counter(facts.content.event_uids) - stored
+    if not recorded or missing:
+        detail = f"{missing.total()} of {len(facts.content.event_uids)} events are missing"
+        return _short(facts, detail if missing else "not recorded")
+    if not any(_is_finished(study) for study in recorded):
+        return _short(facts, "the study was not written to its end")
+    return f"{len(facts.content.event_uids)} events stored"
+
+
+def _projection_image(facts: Facts) -> str | Shortfall:
+    """The image's event is stored, or that of its processing/presentation twin.
+
+    OpenREM takes an image whose exposure began when a stored one's did for the twin of that
+    one, and stores no second event (OpenREM ``extract_common.get_study_check_dup``).
+    """
+    uid = facts.content.sop_instance_uid
+    for study in facts.studies:
+        if not (study.has_sop and _is_finished(study)):
+            continue
+        if uid in study.event_uids:
+            return "its event is stored"
+        if study.has_event_at_same_time:
+            return "the event of its processing/presentation twin is stored"
+    return _short(facts, "no event of this image is stored")
+
+
+def _nuclear_medicine_image(facts: Facts) -> str | Shortfall:
+    """Weak by itself (OpenREM counts no events here): it leans on the one transaction."""
+    pet = facts.content.sop_class_uid == PET_IMAGE
+    for study in facts.studies:
+        if (
+            study.has_sop
+            and study.patient_rows
+            and study.has_radiopharmaceutical_dose
+            and (study.has_pet_series or not pet)
+        ):
+            return "the PET series is stored" if pet else "the administration is stored"
+    return _short(facts, "its administration or series is not stored")
+
+
+def _philips_dose_info(facts: Facts) -> str | Shortfall:
+    """OpenREM records no SOP Instance UID for these: the exposures must all be there."""
+    exposures = facts.content.exposures
+    for study in facts.studies:
+        if study.has_ct_dose and _is_finished(study) and study.event_rows == exposures:
+            return f"{exposures} exposures stored"
+    if any(_is_finished(study) for study in facts.studies):
+        return Shortfall(reason=Reason.OTHER_SOURCE)
+    return _short(facts, f"not all of its {exposures} exposures are stored")
+
+
+def _is_finished(study: StudyHeld) -> bool:
+    """OpenREM writes the count of events and the patient's row last."""
+    return study.patient_rows > 0 and study.number_of_events == study.event_rows
+
+
+def _short(facts: Facts, detail: str) -> Shortfall:
+    """Held in part if OpenREM knew the object before we came, else not held at all."""
+    reason = Reason.HELD_IN_PART if facts.already else Reason.NOT_HELD
+    return Shortfall(reason=reason, detail=detail)

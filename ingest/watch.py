@@ -1,0 +1,257 @@
+"""Finds paths worth a look: events shorten the latency, sweeps are the truth.
+
+watchdog's events are hints only. It loses closes in new sub-folders, everything on an overflow,
+its reading thread can die in silence, and watching trees can livelock it. So only the drop
+folders themselves are watched, each alone, and their sub-folders are swept: quickly where a
+folder's modification time moved, in full every few minutes and after any doubt.
+"""
+
+import contextlib
+import os
+import stat
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from watchdog.events import (
+    DirCreatedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+from watchdog.observers.inotify import InotifyEmitter
+from watchdog.observers.inotify_c import InotifyConstants, Mask
+
+from ingest import claim
+
+RESTLESS_NS = 2_000_000_000
+MAX_HINTS = 10_000  # beyond that the hints are dropped and the folder is swept
+
+_PARTIAL = (b".part", b".partial", b".tmp", b".crdownload", b".filepart")
+_CLUTTER = frozenset({b"thumbs.db", b".ds_store", b"desktop.ini", b".directory"})
+_WHY = b".why.json"  # our own note beside a quarantined file, moved back along with it
+
+# Magic numbers of statfs(2) are not in Python; the names in /proc/mounts are.
+_NETWORK = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "ncpfs"}
+)
+
+
+def is_passed_over(name: bytes) -> bool:
+    """Is this a download in progress, desktop clutter, or something of ours?"""
+    lower = name.lower()
+    return name == claim.FOLDER or lower in _CLUTTER or lower.endswith((*_PARTIAL, _WHY))
+
+
+def is_network(path: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
+    """Does the folder lie on a file system where events and leases tell nothing?
+
+    FUSE counts as network: what happens at its other side is not seen here.
+    """
+    best, kind = "", ""
+    text = str(path)
+    for line in mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        _device, point, name, *_rest = line.split(" ")
+        point = point.encode("latin-1", "backslashreplace").decode("unicode_escape")
+        inside = text == point or text.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, name
+    return kind in _NETWORK or kind.startswith("fuse")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """A folder met by a sweep."""
+
+    path: bytes
+    is_readable: bool
+    is_empty: bool
+    mtime_ns: int
+
+
+class Tree:
+    """A drop folder and what lies below it, swept in full or only where it changed.
+
+    Yields paths of files; our own, clutter, and ``excluded`` folders are left out, and links are
+    not followed. Memory grows with the number of folders, not with that of files.
+    """
+
+    def __init__(
+        self,
+        root: bytes,
+        *,
+        excluded: Collection[bytes] = (),
+        on_folder: Callable[[Folder], None] = lambda _folder: None,
+    ) -> None:
+        """Prepare to sweep ``root``; nothing is read yet."""
+        self.root = root
+        self._excluded = excluded
+        self._on_folder = on_folder
+        self._mtimes: dict[bytes, int] = {}
+
+    def everything(self) -> Iterator[bytes]:
+        """Every file."""
+        known, self._mtimes = self._mtimes, {}
+        todo = [self.root]
+        while todo:
+            yield from self._scan(todo.pop(), todo)
+        known.clear()
+
+    def changed(self, now_ns: int) -> Iterator[bytes]:
+        """Every file in folders whose modification time moved, and in new folders.
+
+        A folder modified in the last moments counts as moved: time stamps are coarse, so a
+        file may have come after our look without moving them.
+        """
+        for folder, mtime_ns in list(self._mtimes.items()):
+            try:
+                found_ns = os.lstat(folder).st_mtime_ns
+            except OSError:
+                self._mtimes.pop(folder, None)
+                continue
+            if found_ns != mtime_ns or now_ns - found_ns < RESTLESS_NS:
+                todo: list[bytes] = []
+                yield from self._scan(folder, todo)
+                todo = [below for below in todo if below not in self._mtimes]
+                while todo:
+                    yield from self._scan(todo.pop(), todo)
+        if self.root not in self._mtimes:
+            yield from self.everything()
+
+    def _scan(self, folder: bytes, below: list[bytes]) -> Iterator[bytes]:
+        empty = True
+        try:
+            mtime_ns = os.lstat(folder).st_mtime_ns
+            entries = os.scandir(folder)
+        except FileNotFoundError:
+            return
+        except OSError:
+            self._on_folder(Folder(path=folder, is_readable=False, is_empty=False, mtime_ns=0))
+            return
+        self._mtimes[folder] = mtime_ns
+        with entries:
+            for entry in entries:
+                empty = False
+                if is_passed_over(entry.name) or entry.path in self._excluded:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(entry.path)
+                else:
+                    yield entry.path
+        self._on_folder(Folder(path=folder, is_readable=True, is_empty=empty, mtime_ns=mtime_ns))
+
+
+class Hints:
+    """Paths that events told of: each once, bounded. Thread-safe."""
+
+    def __init__(self) -> None:
+        """No hints yet."""
+        self._paths: OrderedDict[bytes, None] = OrderedDict()
+        self._lock = threading.Lock()
+        self._overflowed = False
+        self.arrived = threading.Event()
+
+    def add(self, path: bytes) -> None:
+        """Note a path."""
+        with self._lock:
+            if len(self._paths) >= MAX_HINTS:
+                self._overflowed = True
+            else:
+                self._paths[path] = None
+        self.arrived.set()
+
+    def take(self) -> tuple[list[bytes], bool]:
+        """All hints since the last call, and whether some were dropped."""
+        with self._lock:
+            paths, overflowed = list(self._paths), self._overflowed
+            self._paths.clear()
+            self._overflowed = False
+            self.arrived.clear()
+        return paths, overflowed
+
+
+class _Emitter(InotifyEmitter):
+    """Asks the kernel for no IN_MOVED_FROM: each of our own claims would delay events by 0.5 s."""
+
+    def get_event_mask_from_filter(self) -> Mask:
+        return Mask(
+            InotifyConstants.IN_CLOSE_WRITE
+            | InotifyConstants.IN_MOVED_TO
+            | InotifyConstants.IN_CREATE
+            | InotifyConstants.IN_DELETE_SELF
+        )
+
+
+class _Handler(FileSystemEventHandler):
+    """Only notes the path: an exception or a delay here would stop watchdog."""
+
+    def __init__(self, hints: Hints) -> None:
+        self._hints = hints
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        if isinstance(event, FileClosedEvent | FileCreatedEvent | DirCreatedEvent):
+            self._hints.add(os.fsencode(event.src_path))
+
+
+class Watch:
+    """Native events of one drop folder, rebuilt when the folder is not the watched one any more."""
+
+    def __init__(self, root: bytes, hints: Hints) -> None:
+        """Prepare to watch ``root``; nothing is started yet."""
+        self._root = root
+        self._hints = hints
+        self._observer: BaseObserver | None = None
+        self._identity: tuple[int, int] | None = None
+
+    def check(self) -> bool:
+        """Start, or start anew, if need be. True if the folder was not watched a moment ago."""
+        identity = folder_identity(self._root)
+        if identity == self._identity and self._is_alive():
+            return False
+        self.stop()
+        if identity is None:
+            return False
+        observer = Observer()
+        # watchdog offers no way to choose the emitter of its native observer.
+        observer._emitter_class = _Emitter  # noqa: SLF001
+        observer.schedule(_Handler(self._hints), os.fsdecode(self._root))
+        try:
+            observer.start()
+        except OSError:  # out of inotify instances, or gone again: the sweep serves meanwhile
+            _abandon(observer)
+            return False
+        self._observer, self._identity = observer, identity
+        return True
+
+    def stop(self) -> None:
+        """End watching."""
+        if self._observer is not None:
+            _abandon(self._observer)
+        self._observer = self._identity = None
+
+    def _is_alive(self) -> bool:
+        return (
+            self._observer is not None
+            and self._observer.is_alive()
+            and all(emitter.is_alive() for emitter in self._observer.emitters)
+        )
+
+
+def _abandon(observer: BaseObserver) -> None:
+    observer.stop()
+    with contextlib.suppress(RuntimeError):  # never started
+        observer.join(timeout=5)
+
+
+def folder_identity(path: bytes) -> tuple[int, int] | None:
+    """Device and inode of a folder, None if there is none at this path."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None

@@ -1,0 +1,68 @@
+"""What many tests need: a private OpenREM, a fresh database in it, and OpenREM's own samples."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ingest.openrem.site import (
+    Site,
+    SiteError,
+    build,
+    create_database,
+    drop_database,
+    open_site,
+    query,
+    running,
+)
+
+_SITE = Path(
+    os.environ.get("OPENREM_INGEST_TEST_SITE") or Path(__file__).parents[1] / ".test-site"
+).absolute()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the site before the first test that needs it: a test's time limit is too short."""
+    needed = any("site" in getattr(item, "fixturenames", ()) for item in session.items)
+    if not needed or session.config.option.collectonly:
+        return
+    try:
+        build(_SITE, session.config.get_terminal_writer().line, durable=False)
+    except SiteError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[Site]:
+    """A private OpenREM whose PostgreSQL is up; developers keep it between their runs."""
+    built = open_site(_SITE)
+    with running(built):
+        _drop_leftovers(built)
+        yield built
+
+
+@pytest.fixture
+def database(site: Site) -> Iterator[str]:
+    """The name of a database like that of a freshly installed OpenREM."""
+    name = f"test_{os.getpid()}_{secrets.token_hex(4)}"
+    create_database(site, name)
+    yield name
+    drop_database(site, name)
+
+
+@pytest.fixture(scope="session")
+def corpus(site: Site) -> dict[str, Path]:
+    """The 65 objects of OpenREM's own tests by file name; to be copied, not to be written to."""
+    folder = site.package / "remapp" / "tests" / "test_files"
+    files = {path.name: path for path in sorted(folder.glob("*.dcm"))}
+    assert len(files) == 65
+    return files
+
+
+def _drop_leftovers(site: Site) -> None:
+    # A test run that was killed leaves its databases behind.
+    for (name,) in query(site, "SELECT datname FROM pg_database WHERE datname ~ '^test_[0-9]+_'"):
+        if not Path(f"/proc/{name.split('_')[1]}").exists():
+            drop_database(site, name)
