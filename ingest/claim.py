@@ -9,6 +9,7 @@ everything: claims found at start are put back and become new work, with or with
 import contextlib
 import errno
 import os
+import re
 import secrets
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from ingest.errors import Changed, FileProblem, Reason
 from ingest.model import Snapshot
 
 FOLDER = b".ingest"  # in each drop folder, on its file system; the sweep passes it over
+_ALIAS = b".dcm"
+_ALIAS_NAME = re.compile(rb"[0-9a-f]{16,}-[0-9a-f]{8}" + re.escape(_ALIAS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +39,7 @@ class Claim:
     @property
     def folder(self) -> bytes:
         """The claim's own folder."""
-        return os.path.join(self.root, FOLDER, self.id.encode())
+        return os.path.join(self.root, FOLDER, os.fsencode(self.id))
 
     @property
     def path(self) -> bytes:
@@ -46,7 +49,7 @@ class Claim:
     @property
     def alias(self) -> bytes:
         """A neutral ASCII name for OpenREM to read (and, if so set, to delete)."""
-        return os.path.join(self.root, FOLDER, self.id.encode() + b".dcm")
+        return self.folder + _ALIAS
 
 
 def new_id(now_ns: int) -> str:
@@ -61,6 +64,15 @@ def take(claim: Claim, expected: Snapshot) -> None:
         Changed: it is gone, or no longer the version we looked at (then it is put back).
         FileProblem: it may not be moved.
     """
+    # Asked first, so that no folder is made in the place of a drop folder that is away.
+    if not os.path.lexists(claim.original):
+        raise Changed("it is gone")
+    folder = os.path.dirname(claim.place)
+    if os.path.realpath(os.path.join(claim.root, folder)) != os.path.normpath(
+        os.path.join(os.path.realpath(claim.root), folder)
+    ):
+        # The folder has become a link since it was swept: what it leads to isn't ours to move.
+        raise FileProblem(Reason.CANNOT_MOVE, "its folder is a link")
     try:
         os.makedirs(os.path.dirname(claim.path), mode=0o700, exist_ok=True)
         files.move(claim.original, claim.path)
@@ -79,19 +91,20 @@ def take(claim: Claim, expected: Snapshot) -> None:
 
 
 def release(claim: Claim) -> bool:
-    """Put the file back where it came from. False if something newer lies there now.
+    """Put the file back where it came from. False if that can't be done now.
 
-    The claim then stays until the newer file has gone its way; `recover` comes back to it.
+    Something newer lies there (or a file has the name of its folder), or the rights are
+    missing. The claim then stays, and whoever goes through `found` comes back to it.
     """
-    files.unlink_alias(claim.alias)
-    # Asked first, so that no folder is made where a share was unmounted under us. A claim
-    # without its file was put back or disposed of: either way nothing is left to do.
-    if os.path.lexists(claim.path):
-        os.makedirs(os.path.dirname(claim.original), exist_ok=True)
-        try:
+    try:
+        files.unlink_alias(claim.alias)
+        # Asked first, so that no folder is made where a share was unmounted under us. A claim
+        # without its file was put back or disposed of: either way nothing is left to do.
+        if os.path.lexists(claim.path):
+            os.makedirs(os.path.dirname(claim.original), exist_ok=True)
             files.move(claim.path, claim.original)
-        except FileExistsError:
-            return False
+    except OSError:
+        return False
     _clean(claim)
     return True
 
@@ -105,20 +118,23 @@ def finish(claim: Claim) -> None:
 def found(root: bytes, in_hand: Collection[str] = ()) -> Iterator[Claim]:
     """The claims that lie in a drop folder, oldest first, less those that are worked on now.
 
-    Empty ones, and aliases whose claim is over, are removed on the way.
+    Empty ones, and aliases whose claim is over, are removed on the way. Whatever else lies
+    there isn't ours, and stays.
     """
     try:
         names = sorted(entry.name for entry in os.scandir(os.path.join(root, FOLDER)))
     except OSError:  # there are none, or the whole drop folder is away
         return
     for name in names:
-        claim_id = os.path.splitext(name)[0].decode("ascii", "replace")
+        claim_id = os.fsdecode(name.removesuffix(_ALIAS))
         if claim_id in in_hand:
             continue
         folder = os.path.join(root, FOLDER, name)
         if os.path.islink(folder) or not os.path.isdir(folder):
-            files.unlink_alias(folder)
+            if _ALIAS_NAME.fullmatch(name):
+                files.unlink_alias(folder)
             continue
+        claim_id = os.fsdecode(name)
         places = list(_files_below(folder))
         for place in places:
             yield Claim(id=claim_id, root=root, place=place)
@@ -128,8 +144,9 @@ def found(root: bytes, in_hand: Collection[str] = ()) -> Iterator[Claim]:
 
 
 def _files_below(folder: bytes) -> Iterator[bytes]:
-    for base, _folders, names in os.walk(folder):
-        for name in names:
+    for base, folders, names in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(base, name))]
+        for name in names + links:
             yield os.path.relpath(os.path.join(base, name), folder)
 
 

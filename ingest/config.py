@@ -12,7 +12,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PositiveFloat,
     PositiveInt,
     ValidationError,
     model_validator,
@@ -24,13 +23,28 @@ from ingest.model import Importer
 
 VARIABLE = "OPENREM_INGEST_CONFIG"
 FILE_NAME = "openrem-ingest.toml"
+BY_HAND = "by hand"  # how the folders of manual imports are called
 
 
 def _absolute(path: Path) -> Path:
-    path = path.expanduser()
+    try:
+        path = path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"there is no such user: {path.parts[0]}") from error
     if not path.is_absolute():
         raise ValueError("must be an absolute path, starting with /")
+    if "\0" in str(path):
+        raise ValueError("must not have a NUL character in it")
     return Path(os.path.normpath(path))
+
+
+def _plain(name: str) -> str:
+    """The name becomes that of a folder in the quarantine."""
+    if name in {"", ".", ".."} or "/" in name or not name.isprintable():
+        raise ValueError("must be a plain name, as a folder may have; without /")
+    if name.startswith(BY_HAND):
+        raise ValueError(f'must not begin with "{BY_HAND}": so manual imports are called')
+    return name
 
 
 def _default_state_dir() -> Path:
@@ -41,6 +55,7 @@ def _default_state_dir() -> Path:
 
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Table(BaseModel):
@@ -56,7 +71,7 @@ class OpenRem(_Table):
     importer: Literal["worker"] = "worker"
     workers: Annotated[int, Field(ge=1, le=16)] = 2
     env: dict[str, str] = Field(default_factory=dict)
-    timeout: PositiveFloat = 900.0  # seconds for one import, then its worker is given up
+    timeout: Seconds = 900.0  # seconds for one import, then its worker is given up
     demo_site: AbsolutePath | None = None  # a private OpenREM: its database is started for us
 
 
@@ -64,7 +79,7 @@ class Drop(_Table):
     """`[[drop]]`: one watched folder."""
 
     path: AbsolutePath
-    name: str = ""  # the folder's own name where it isn't given
+    name: Annotated[str, AfterValidator(_plain)] = ""  # the folder's own where it isn't given
     expect: tuple[Importer, ...] = ()
     after: Literal["delete", "archive", "keep"] = "delete"
     watch: Literal["auto", "native", "poll"] = "auto"
@@ -80,25 +95,25 @@ class Drop(_Table):
 class Settle(_Table):
     """`[settle]`: when a file counts as complete. Seconds."""
 
-    quiet: PositiveFloat = 2.0  # without change, where an open writer can't be seen
-    network_quiet: PositiveFloat = 15.0  # the same on network file systems
-    incomplete_after: PositiveFloat = 3600.0  # then quarantined as truncated
-    tidy_after: PositiveFloat = 10.0  # then an emptied sub-folder is removed
+    quiet: Seconds = 2.0  # without change, where an open writer can't be seen
+    network_quiet: Seconds = 15.0  # the same on network file systems
+    incomplete_after: Seconds = 3600.0  # then quarantined as truncated
+    tidy_after: Seconds = 10.0  # then an emptied sub-folder is removed
 
 
 class Sweep(_Table):
     """`[sweep]`: how often the folders are looked through. Seconds."""
 
-    quick: PositiveFloat = 1.0  # between looks for folders that changed
-    full: PositiveFloat = 300.0  # between full sweeps
+    quick: Seconds = 1.0  # between looks for folders that changed
+    full: Seconds = 300.0  # between full sweeps
 
 
 class Retry(_Table):
     """`[retry]`: what may yet succeed is tried again. Seconds."""
 
     attempts: PositiveInt = 8
-    initial: PositiveFloat = 5.0
-    maximum: PositiveFloat = 900.0
+    initial: Seconds = 5.0
+    maximum: Seconds = 900.0
 
 
 class Quarantine(_Table):
@@ -156,12 +171,17 @@ class Settings(_Table):
         paths = [drop.path for drop in self.drop]
         if len(set(paths)) < len(paths):
             raise ValueError("drop: two drop folders have the same path; give each its own")
-        for other, key in (
-            (self.quarantine_path, "quarantine.path"),
-            (self.state_dir, "state_dir"),
-        ):
+        others = [("state_dir", self.state_dir)]
+        if self.quarantine_path is not None:
+            others.append(("quarantine.path", self.quarantine_path))
+        for number, drop in enumerate(self.drop, start=1):
+            if drop.archive is not None:
+                others.append((f"drop[{number}].archive", drop.archive))
+            if self.quarantine_path is not None:
+                others.append(("quarantine.path", self.quarantine_path / drop.name))
+        for key, other in others:
             if other in paths:
-                raise ValueError(f"{key}: is a drop folder; give it a folder of its own")
+                raise ValueError(f"{key}: {other} is a drop folder; give it a folder of its own")
         return self
 
 
@@ -181,7 +201,7 @@ def find_file(given: Path | None) -> Path:
         Path("/etc/openrem-ingest/config.toml"),
     ]
     for place in places:
-        if place.exists():
+        if os.path.exists(place):  # unlike Path.exists it does not raise where it may not look
             return place
     looked = ", ".join(str(place) for place in places)
     raise ConfigError(
@@ -234,7 +254,10 @@ def _explain(error: ErrorDetails) -> str:
 def _key(location: tuple[int | str, ...]) -> str:
     key = ""
     for part in location:
-        key += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if key else part
+        if isinstance(part, int):
+            key += f"[{part + 1}]"
+        else:
+            key += ("." if key else "") + (part if part.isprintable() else repr(part))
     return key
 
 

@@ -199,7 +199,10 @@ class _Inflated:
 
     def _finish(self, total: int) -> None:
         self.end = total
-        left = self._unpacker.unused_data + self._file.read(self._next, 2)
+        left = self._unpacker.unused_data + self._file.read(self._next, _TAIL_BYTES)
+        # dicom3tools leaves gzip's trailer: a checksum, and the unpacked size (RFC 1952).
+        if left[4:8] == total.to_bytes(4, "little"):
+            left = left[8:]
         if left not in {b"", b"\0"}:  # one zero makes an odd length even
             raise Broken(Reason.TRAILING_DATA, "bytes follow its deflated data")
 
@@ -273,20 +276,24 @@ class _Walk:
         """Walk over the top level, to exactly the end of the source."""
         walked = self.walked
         while not self._is_end(offset):
-            start, element = offset, self.element(offset, walked.syntax)
+            element = self.element(offset, walked.syntax)
             group = element.tag >> 16
             if group < _FIRST_GROUP or group >= _DELIMITERS:
                 raise self._bad(offset, "no data set has such a group")
-            walked.highest = max(walked.highest, element.tag)
-            if element.tag not in self._wanted:
+            if element.tag in self._wanted:
+                offset = self._keep(element, offset)
+            else:
                 offset = self._end_of(element)
-                continue
-            # The source can't go back: what may be kept is copied before its end is known.
-            most = min(element.value_at + element.length - start, MAX_VALUE_BYTES)
-            copy = self.window.copy(start, most)
-            offset = self._end_of(element)
-            fits = offset - start <= MAX_VALUE_BYTES
-            walked.elements[element.tag] = copy[: offset - start] if fits else b""
+            walked.highest = max(walked.highest, element.tag)
+
+    def _keep(self, element: _Element, start: int) -> int:
+        """Copy an element that begins at ``start``; return where it ends."""
+        # The source can't go back: what may be kept is copied before the end is known.
+        most = min(element.value_at + element.length - start, MAX_VALUE_BYTES)
+        copy = self.window.copy(start, most)
+        end = self._end_of(element)
+        self.walked.elements[element.tag] = copy[: end - start] if end - start <= most else b""
+        return end
 
     def element(self, offset: int, syntax: Syntax) -> _Element:
         """Read the head of an element (PS3.5 sections 7.1.2 and 7.1.3)."""

@@ -13,11 +13,12 @@ from datetime import date, datetime
 
 from ingest import __version__, claim, files
 from ingest.claim import Claim
-from ingest.errors import Reason
+from ingest.errors import Changed, Reason
 from ingest.model import Header, Snapshot
 from ingest.verify import Proof
 
 WHY = b".why.json"
+_SUFFIX_MAX = 16  # bytes
 
 
 def delete(claimed: Claim, proof: Proof) -> None:
@@ -80,19 +81,34 @@ def quarantine(claimed: Claim, expected: Snapshot, into: bytes, why: Why) -> byt
 def _move_to_free_name(
     claimed: Claim, folder: bytes, expected: Snapshot, why: Why | None = None
 ) -> bytes:
-    for target in _names(os.path.join(folder, claimed.place)):
+    for target in _names(_place_in(folder, claimed.place)):
         if os.path.lexists(target):
             continue
-        os.makedirs(os.path.dirname(target), exist_ok=True)
         if why is not None:
             files.write_durably(why_of(target), why.to_json())
         try:
             files.move_durably(claimed.path, target, expected)
         except FileExistsError:
             continue
+        except Changed:
+            if why is not None:
+                files.unlink_alias(why_of(target))  # a reason without its file
+            raise
         claim.finish(claimed)
         return target
     raise AssertionError("the names never end")
+
+
+def _place_in(folder: bytes, place: bytes) -> bytes:
+    """The file's place below ``folder``, with the folders on the way made."""
+    target = os.path.join(folder, place)
+    try:
+        files.make_folder(os.path.dirname(target))
+    except (FileExistsError, NotADirectoryError):
+        # A file that came before has the name of one of its sub-folders: do without them.
+        files.make_folder(folder)
+        return os.path.join(folder, os.path.basename(place))
+    return target
 
 
 def why_of(path: bytes) -> bytes:
@@ -106,6 +122,8 @@ def _names(path: bytes) -> Iterator[bytes]:
     yield path
     folder, name = os.path.split(path)
     stem, suffix = os.path.splitext(name)
+    if len(suffix) > _SUFFIX_MAX:  # a dot in a sentence, not before an ending
+        stem, suffix = name, b""
     number = 2
     while True:
         yield os.path.join(folder, files.name_that_fits(stem, b"~%d" % number + suffix))

@@ -10,6 +10,7 @@ order within a turn is what keeps the promise:
   in its claim (put back at start, with or without a ledger), or in quarantine.
 """
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -45,7 +46,7 @@ from ingest.verify import Proof, verify
 
 _log = log.get(__name__)
 
-LOOK_AGAIN_S = 60.0  # at a file that can't be moved for now
+LOOK_AGAIN_S = 60.0  # at the most, at a file that can't be moved for now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +121,7 @@ class Engine:
         self.breaker = Breaker()
         self.stopping = threading.Event()
         self._retry = retry
+        self._look_again_s = min(LOOK_AGAIN_S, retry.maximum_s)
         self._work = work
         self._clock = clock
         self._on_end = on_end
@@ -133,15 +135,19 @@ class Engine:
         if watch.is_passed_over(os.path.basename(path)):
             return
         try:
-            self._look(inbox, path)
-        except FileNotFoundError:
-            self._is_gone(path)
+            self._look_or_miss(inbox, path)
         except Overtaken:
             return  # an import of its earlier version runs; its end looks here again
         except LedgerError:
             raise
         except Exception as error:  # noqa: BLE001 - one file must never stop the others
             self._internal_error(self.ledger.find(path), error)
+
+    def _look_or_miss(self, inbox: Inbox, path: bytes) -> None:
+        try:
+            self._look(inbox, path)
+        except FileNotFoundError:
+            self._is_gone(path)
 
     def _look(self, inbox: Inbox, path: bytes) -> None:
         found = files.snapshot(path)
@@ -266,9 +272,13 @@ class Engine:
             if job is None or self.stopping.is_set():
                 return None
             claim_id = claim.new_id(int(now * 1e9))
-            self.ledger.claimed(job, claim_id, now)
-            job = self.ledger.get(job.id)
-            self._in_hand[claim_id] = job
+            self._in_hand[claim_id] = job  # first: what the ledger calls claimed is in a hand
+            try:
+                self.ledger.claimed(job, claim_id, now)
+            except Exception:
+                del self._in_hand[claim_id]
+                raise
+            job = self._in_hand[claim_id] = self.ledger.get(job.id)
             return job
 
     def _import(self, inbox: Inbox, job: Job, openrem: OpenRem) -> None:
@@ -283,7 +293,7 @@ class Engine:
         except OpenRemUnreachable as trouble:
             self._stop_intake(job, claimed, trouble.reason, trouble.detail)
         except FileProblem as problem:
-            self._left(inbox, job, problem.reason, problem.detail, LOOK_AGAIN_S)
+            self._left(inbox, job, problem.reason, problem.detail, self._look_again_s)
         except OSError as error:
             self._cannot_move(job, claimed, error)
         else:
@@ -451,21 +461,21 @@ class Engine:
         if inbox.quarantine is None:
             self._left(inbox, job, reason, detail)
             return
-        self.ledger.rejected(job, reason, detail, self._clock())
-        job = self.ledger.get(job.id)
         claimed = Claim(
             id=claim.new_id(int(self._clock() * 1e9)),
             root=inbox.root,
             place=os.path.relpath(job.path, inbox.root),
         )
-        self._in_hand[claimed.id] = job
+        self._in_hand[claimed.id] = job  # first, as in _pick
         try:
+            self.ledger.rejected(job, reason, detail, self._clock())
+            job = self.ledger.get(job.id)
             claim.take(claimed, job.snapshot)
             self._quarantine(inbox, job, claimed, reason, detail)
         except Changed:
             self._start_again(job, claimed)
         except FileProblem as problem:
-            self._left(inbox, job, problem.reason, problem.detail, LOOK_AGAIN_S)
+            self._left(inbox, job, problem.reason, problem.detail, self._look_again_s)
         finally:
             self._in_hand.pop(claimed.id, None)
 
@@ -483,7 +493,7 @@ class Engine:
         except Changed:
             self._start_again(job, claimed)
         except FileProblem as problem:
-            self._left(inbox, job, problem.reason, problem.detail, LOOK_AGAIN_S)
+            self._left(inbox, job, problem.reason, problem.detail, self._look_again_s)
 
     def _quarantine(
         self, inbox: Inbox, job: Job, claimed: Claim, reason: Reason, detail: str
@@ -512,7 +522,7 @@ class Engine:
         detail = error.strerror or type(error).__name__
         _log.error("file.cannot-move", **self._who(job), **_words(Reason.CANNOT_MOVE, detail))
         job = self._see_again(job, job.snapshot)
-        self._wait(job, Reason.CANNOT_MOVE, detail, LOOK_AGAIN_S)
+        self._wait(job, Reason.CANNOT_MOVE, detail, self._look_again_s)
 
     def _left(
         self, inbox: Inbox, job: Job, reason: Reason, detail: str, again_s: float | None = None
@@ -528,11 +538,7 @@ class Engine:
 
     def _internal_error(self, job: Job | None, error: Exception) -> None:
         """A defect of ours: the file goes back to wait, and the log has type and place."""
-        place = error.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        where = place.tb_frame.f_code.co_qualname if place else "?"
-        detail = f"{type(error).__name__} in {where}"
+        detail = f"{type(error).__name__} in {place_of(error)}"
         _log.error(
             "file.internal-error",
             job=job.id if job else None,
@@ -542,10 +548,10 @@ class Engine:
             return
         inbox = self.inboxes[job.drop]
         if job.claim:
-            claim.release(self._claim(inbox, job))
+            self._put_back(inbox, self._claim(inbox, job))
         if job.state is not State.SEEN:
             job = self._see_again(job, job.snapshot)
-        self._wait(job, Reason.INTERNAL_ERROR, detail, LOOK_AGAIN_S)
+        self._wait(job, Reason.INTERNAL_ERROR, detail, self._look_again_s)
 
     # -- OpenREM away and back ---------------------------------------------------------------------
 
@@ -595,14 +601,23 @@ class Engine:
 
     def recover(self, inbox: Inbox) -> None:
         """Put back what lies in claims that nobody works on; with or without a ledger."""
-        for claimed in claim.found(inbox.root, tuple(self._in_hand)):
-            if claim.release(claimed):
-                _log.info("claim.put-back", drop=inbox.name, file=log.safe_name(claimed.place))
+        # Not a copy of what is in hand: a claim may be taken while we look.
+        for claimed in claim.found(inbox.root, self._in_hand):
+            self._put_back(inbox, claimed)
         states = (State.CLAIMED, State.PROVEN, State.REJECTED)
-        in_hand = {job.id for job in tuple(self._in_hand.values())}
         for job in self.ledger.live([inbox.name], states, limit=10_000):
-            if job.id not in in_hand:
+            if job.id in {one.id for one in tuple(self._in_hand.values())}:
+                continue
+            with contextlib.suppress(Overtaken):  # its turn ended while we looked
                 self._resume(job)
+
+    def _put_back(self, inbox: Inbox, claimed: Claim) -> None:
+        name = log.safe_name(claimed.place)
+        if claim.release(claimed):
+            _log.info("claim.put-back", drop=inbox.name, file=name)
+        elif not os.path.lexists(claimed.original):
+            words = _words(Reason.CANNOT_MOVE, "")
+            _log.error("claim.cannot-put-back", drop=inbox.name, file=name, **words)
 
     def _resume(self, job: Job) -> None:
         """A turn that a crash broke off: the file is back in its place, or it reached its end."""
@@ -691,6 +706,14 @@ class Engine:
                 now_at=now_at,
             )
         )
+
+
+def place_of(error: Exception) -> str:
+    """The function that raised it; an error's text may hold anything, so not that."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place.tb_frame.f_code.co_qualname if place else "?"
 
 
 def _words(reason: Reason, detail: str) -> dict[str, str]:

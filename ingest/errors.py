@@ -155,7 +155,7 @@ class Reason(Enum):
     )
     NO_STUDY_TIME = _Words(
         Kind.PERMANENT,
-        "it has no readable Study Date and Study Time, which OpenREM needs for such an image",
+        "it has no readable Study Time, which OpenREM needs for such an image",
         "correct the sending system, then send the object again",
     )
     # -- what the import came to ---------------------------------------------------------------

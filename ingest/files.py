@@ -107,6 +107,9 @@ def _copy_over(source: bytes, target: bytes, expected: Snapshot) -> None:
     except Changed:
         os.unlink(target)  # noqa: TID251 - our own copy, of what is no longer there
         raise
+    # The copy's name must be on the disk first: two file systems keep no common order, and a
+    # power cut could else forget the new name and remember that the old one went.
+    sync_folder(os.path.dirname(target))
     os.unlink(source)  # noqa: TID251 - its copy is complete, synced and in place
 
 
@@ -117,16 +120,24 @@ def _copy_contents(source: bytes, target: bytes) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(passing)  # noqa: TID251 - left by a crash of ours
     status = os.lstat(source)
-    with _open_regular(source) as reading, open(passing, "xb") as writing:
-        shutil.copyfileobj(reading, writing, _CHUNK)
-        writing.flush()
-        os.fsync(writing.fileno())
-    if _digest(passing) != _digest(source):
-        os.unlink(passing)  # noqa: TID251 - our own bad copy
+    try:
+        with _open_regular(source) as reading, open(passing, "xb") as writing:
+            shutil.copyfileobj(reading, writing, _CHUNK)
+            writing.flush()
+            os.fsync(writing.fileno())
+        _compare(passing, source)
+        os.chmod(passing, status.st_mode & 0o777)
+        os.utime(passing, ns=(status.st_atime_ns, status.st_mtime_ns))
+        move(passing, target)
+    except OSError:
+        with contextlib.suppress(OSError):  # half a copy must not keep a full disk full
+            os.unlink(passing)  # noqa: TID251 - our own copy
+        raise
+
+
+def _compare(copy: bytes, source: bytes) -> None:
+    if _digest(copy) != _digest(source):
         raise OSError(errno.EIO, "the copy differs from the file")
-    os.chmod(passing, status.st_mode & 0o777)
-    os.utime(passing, ns=(status.st_atime_ns, status.st_mtime_ns))
-    move(passing, target)
 
 
 def _open_regular(path: bytes) -> BinaryIO:
@@ -197,6 +208,24 @@ def sync_folder(path: bytes) -> None:
             os.close(descriptor)
 
 
+def make_folder(path: bytes) -> None:
+    """Make a folder and those above it, each entry on the disk; no harm if it is there.
+
+    Raises:
+        FileExistsError: there is something else in its place, or in that of one above it.
+    """
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    make_folder(parent)
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        if not os.path.isdir(path):  # else another thread was faster
+            raise
+    sync_folder(parent)
+
+
 def remove_empty(folder: bytes) -> bool:
     """Remove a folder if it is empty; the kernel refuses any other. True if it is gone."""
     try:
@@ -209,5 +238,11 @@ def remove_empty(folder: bytes) -> bool:
 
 
 def name_that_fits(name: bytes, suffix: bytes) -> bytes:
-    """``name`` + ``suffix``, the name shortened where both together are too long."""
+    """``name`` + ``suffix``, the name shortened where both together are too long.
+
+    A shortened name ends in a digest of the whole one, so that no two names become one.
+    """
+    if len(name) + len(suffix) <= _NAME_MAX:
+        return name + suffix
+    suffix = b"~" + hashlib.sha256(name).hexdigest()[:8].encode() + suffix
     return name[: _NAME_MAX - len(suffix)] + suffix

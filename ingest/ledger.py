@@ -102,7 +102,11 @@ class Ledger:
         self._lock = threading.RLock()
         try:
             self._connection = _connect(path, read_only=read_only)
-            self._upgrade(read_only=read_only)
+            try:
+                self._upgrade(read_only=read_only)
+            except BaseException:
+                self._connection.close()
+                raise
         except sqlite3.Error as error:
             raise LedgerError(
                 f"the ledger {path} can't be used ({error}). Next: check state_dir in the "
@@ -116,18 +120,22 @@ class Ledger:
             self._connection.close()
 
     def _upgrade(self, *, read_only: bool) -> None:
-        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if version > len(_UPGRADES):
+        if self._version() > len(_UPGRADES):
             raise LedgerError(
                 f"the ledger {self.path} was written by a newer openrem-ingest. "
                 "Next: upgrade this one, or choose another state_dir"
             )
-        if read_only:
+        if read_only or self._version() == len(_UPGRADES):
             return
-        for number, statements in enumerate(_UPGRADES[version:], start=version + 1):
-            self._connection.executescript(
-                f"BEGIN IMMEDIATE; {statements}; PRAGMA user_version = {number}; COMMIT;"
-            )
+        with self._writing() as connection:
+            # Asked again: the service and a command may make the ledger at the same moment.
+            for upgrade in _UPGRADES[self._version() :]:
+                for statement in upgrade.split(";"):  # executescript would commit in between
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {len(_UPGRADES)}")
+
+    def _version(self) -> int:
+        return _int(self._connection.execute("PRAGMA user_version").fetchone()[0])
 
     @contextlib.contextmanager
     def _writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
@@ -138,10 +146,11 @@ class Ledger:
                 connection.execute("BEGIN IMMEDIATE")
                 try:
                     yield connection
+                    connection.execute("COMMIT")
                 except BaseException:
-                    connection.execute("ROLLBACK")
+                    if connection.in_transaction:  # SQLite itself undoes what a full disk broke
+                        connection.execute("ROLLBACK")
                     raise
-                connection.execute("COMMIT")
             except sqlite3.Error as error:
                 raise LedgerError(
                     f"the ledger {self.path} can't be written ({error}). Next: check its owner "
@@ -203,11 +212,11 @@ class Ledger:
                     digest(path),
                     drop,
                     path,
-                    _signed(snapshot.device),
-                    _signed(snapshot.inode),
-                    snapshot.size,
-                    snapshot.mtime_ns,
-                    snapshot.ctime_ns,
+                    _stored(snapshot.device),
+                    _stored(snapshot.inode),
+                    _stored(snapshot.size),
+                    _stored(snapshot.mtime_ns),
+                    _stored(snapshot.ctime_ns),
                     State.SEEN.name,
                     now,
                 ),
@@ -269,17 +278,22 @@ class Ledger:
         Objects of a study that is being imported wait for it; one that failed and waits for its
         next attempt holds up nothing.
         """
-        rows = self._rows(
-            f"""
-            SELECT {_COLUMNS} FROM job AS this
-            WHERE drop_name IN (SELECT value FROM json_each(?)) AND state = 'READY'
-              AND not_before <= ?
-              AND study_uid NOT IN (SELECT value FROM json_each(?))
-            ORDER BY study_order, id LIMIT 1
-            """,  # noqa: S608 - our own columns
-            (json.dumps(list(drops)), now, json.dumps(list(busy_studies))),
-        )
-        return _job(rows[0]) if rows else None
+        # Folder by folder: so the index gives the order, and a backlog of a million isn't sorted.
+        rows = [
+            row
+            for drop in drops
+            for row in self._rows(
+                f"""
+                SELECT {_COLUMNS}, study_order FROM job
+                WHERE drop_name = ? AND state = 'READY' AND +not_before <= ?
+                  AND study_uid NOT IN (SELECT value FROM json_each(?))
+                ORDER BY study_order, id LIMIT 1
+                """,  # noqa: S608 - our own columns
+                (drop, now, json.dumps(list(busy_studies))),
+            )
+        ]
+        first = min(rows, key=lambda row: (str(row[-1]), _int(row[0])), default=None)
+        return _job(first[:-1]) if first else None
 
     def due(self, drops: Sequence[str], now: float, limit: int) -> list[Job]:
         """Files not yet complete, or left with a passing hindrance, whose time has come."""
@@ -484,11 +498,15 @@ class Ledger:
 
 
 def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
-    if read_only and not path.exists():
-        raise LedgerError(
-            f"there is no ledger at {path} yet. Next: start the service, or check state_dir"
-        )
-    if not read_only:
+    if read_only:
+        try:
+            path.stat()
+        except OSError as error:
+            raise LedgerError(
+                f"there is no ledger at {path} yet, or it can't be reached ({error.strerror}). "
+                "Next: start the service, or check state_dir and its rights"
+            ) from error
+    else:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -509,13 +527,9 @@ def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     return connection
 
 
-def _signed(number: int) -> int:
-    """SQLite's integers are signed; inode and device numbers are not."""
-    return number - (1 << 64) if number >= 1 << 63 else number
-
-
-def _unsigned(number: int) -> int:
-    return number + (1 << 64) if number < 0 else number
+def _stored(number: int) -> int | bytes:
+    """SQLite's integers have 64 bits with a sign; inodes are larger, times after 2262 as well."""
+    return number if -1 << 63 <= number < 1 << 63 else b"%d" % number
 
 
 def _job(row: Sequence[object], path: bytes | None = None) -> Job:
@@ -528,8 +542,8 @@ def _job(row: Sequence[object], path: bytes | None = None) -> Job:
         drop=str(drop),
         path=own_path if isinstance(own_path, bytes) else path or b"",
         snapshot=Snapshot(
-            device=_unsigned(_int(device)),
-            inode=_unsigned(_int(inode)),
+            device=_int(device),
+            inode=_int(inode),
             size=_int(size),
             mtime_ns=_int(mtime_ns),
             ctime_ns=_int(ctime_ns),
@@ -547,8 +561,8 @@ def _job(row: Sequence[object], path: bytes | None = None) -> Job:
 
 
 def _int(value: object) -> int:
-    assert isinstance(value, int)  # noqa: S101 - the schema says so
-    return value
+    assert isinstance(value, int | bytes)  # noqa: S101 - the schema says so
+    return int(value)
 
 
 def _header(value: object) -> Header | None:

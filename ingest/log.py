@@ -29,7 +29,12 @@ ALLOWED = frozenset(
     }
 )  # fmt: skip
 
-_UID_NAME = re.compile(rb"[0-9.]{1,64}(\.[A-Za-z]{1,5})?")
+# Five components at least, or one made from a UUID (PS3.5 annex B.2): a number alone may be
+# a patient's, and "1.3.1956" a date of birth.
+_UID_NAME = re.compile(
+    rb"(?=[0-9.]{1,64}(\.[A-Za-z]{1,5})?\Z)"
+    rb"([0-2](\.[0-9]+){4,}|2\.25\.[0-9]{10,})(\.[A-Za-z]{1,5})?"
+)
 
 
 def safe_name(path: bytes) -> str:

@@ -30,7 +30,7 @@ _IMAGES: dict[str, tuple[Importer, str]] = {
     _STORAGE + "20": (Importer.NM, "a nuclear medicine image"),
 }
 
-# OpenREM combines Study Date and Study Time of these without a fallback, and fails on less.
+# OpenREM takes the Study Time of these without a fallback, and fails where there is none.
 _NEEDS_STUDY_TIME = frozenset({Importer.MG, Importer.DX, Importer.CTPHILIPS})
 
 _TOMOSYNTHESIS = {
@@ -44,7 +44,7 @@ def decide(header: Header) -> Decision:
     """What is to happen to the object with this header."""
     match _by_sop_class(header):
         case Import(importer=importer) as decision:
-            if importer in _NEEDS_STUDY_TIME and not _has_study_time(header):
+            if importer in _NEEDS_STUDY_TIME and not header.study_time:
                 return Reject(reason=Reason.NO_STUDY_TIME, because=decision.because)
             return decision
         case decision:
@@ -101,10 +101,8 @@ def _secondary_capture(header: Header) -> Decision:
     )
 
 
-def _has_study_time(header: Header) -> bool:
-    return bool(header.study_date and header.study_time)
-
-
 def study_order(header: Header) -> str:
     """Sorts a backlog oldest study first: OpenREM's weekly sums take in earlier studies only."""
-    return header.study_date.ljust(8, "0") + header.study_time.ljust(6, "0")
+    date = header.study_date.replace(".", "")  # 1999.12.31 and 23:59:59: forms of old objects
+    time = header.study_time.replace(":", "")
+    return date.ljust(8, "0") + time.ljust(6, "0")

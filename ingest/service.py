@@ -16,7 +16,7 @@ from typing import Protocol
 
 from ingest import __version__, log, policy, watch
 from ingest.config import Drop, Settings
-from ingest.engine import Ended, Engine, Inbox
+from ingest.engine import Ended, Engine, Inbox, place_of
 from ingest.errors import BusyError, ConfigError, LedgerError, OpenRemUnreachable
 from ingest.ledger import Ledger
 from ingest.model import Job, State
@@ -152,6 +152,7 @@ class Service:
         ledger: Ledger,
         inboxes: Sequence[Inbox],
         *,
+        work: str = "run",
         excluded: frozenset[bytes] = frozenset(),
         sources: Mapping[str, Source] | None = None,
         on_end: Callable[[Ended], None] = lambda _ended: None,
@@ -162,13 +163,15 @@ class Service:
             settings: the configuration.
             ledger: where every transition goes.
             inboxes: the folders to serve.
+            work: name of a folder in the state folder for aliases; a manual import runs beside
+                the service, and each clears up after a crash of its own kind only.
             excluded: folders that no sweep enters.
             sources: what to sweep for each inbox (by name), if not all that lies below it.
             on_end: told of each file whose journey ended.
         """
-        work = settings.state_dir / "work"
-        work.mkdir(parents=True, exist_ok=True)
-        for left_over in work.iterdir():
+        aliases = settings.state_dir / "work" / work
+        aliases.mkdir(parents=True, exist_ok=True)
+        for left_over in aliases.iterdir():
             left_over.unlink()  # aliases only; a crash of ours left them
         self._clock: Callable[[], float] = time.time  # noqa: TID251 - here the clock comes in
         self._settings = settings
@@ -183,7 +186,7 @@ class Service:
                 initial_s=settings.retry.initial,
                 maximum_s=settings.retry.maximum,
             ),
-            work=os.fsencode(work),
+            work=os.fsencode(aliases),
             clock=self._clock,
             on_end=self._ended,
         )
@@ -273,7 +276,7 @@ class Service:
         while not self.engine.stopping.is_set():
             try:
                 worked = self.engine.import_next(worker)
-            except LedgerError as error:
+            except Exception as error:  # noqa: BLE001 - see _rest
                 self._rest(error)
                 continue
             if not worked:
@@ -283,14 +286,19 @@ class Service:
         while not self.engine.stopping.is_set():
             try:
                 worked = self._intake_turn()
-            except LedgerError as error:
+            except Exception as error:  # noqa: BLE001 - see _rest
                 self._rest(error)
                 continue
             if not worked:
                 self._hints.arrived.wait(IDLE_S)
 
-    def _rest(self, error: LedgerError) -> None:
-        _log.error("ledger.failed", error=str(error))
+    def _rest(self, error: Exception) -> None:
+        """A full disk or a defect of ours must never end a thread: nothing would go on."""
+        if isinstance(error, LedgerError):
+            _log.error("ledger.failed", error=str(error))
+        else:
+            _log.error("service.internal-error", error=type(error).__name__, detail=place_of(error))
+        self._is_sweeping = False  # an iterator that raised is at its end
         self._full_at = 0.0  # claims left behind are put back by the next full sweep
         self.engine.stopping.wait(LEDGER_REST_S)
 

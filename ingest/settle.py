@@ -56,8 +56,7 @@ def settle(
         now_ns: the time by the clock that stamps the files (ns since the epoch).
         patience: the waiting times.
     """
-    # A time stamp from the future (a server's clock ahead of ours) counts as just now.
-    still_s = max(0, now_ns - snapshot.changed_ns) / 1e9
+    still_s = _still_s(snapshot, now_ns)
     rest_s = max(0.0, patience.quiet_s - still_s)
     if has_writer:
         return _wait(structure, max(rest_s, patience.quiet_s / 2))
@@ -74,6 +73,17 @@ def settle(
         reason=structure.problem or Reason.MALFORMED,
         detail=structure.detail,
     )
+
+
+def _still_s(snapshot: Snapshot, now_ns: int) -> float:
+    """For how long the file has been still.
+
+    A modification time from the future was set by someone (a copy that keeps the time stamps
+    of a machine whose clock is wrong): the kernel's own ctime tells when. Where both are from
+    the future (a server's clock is ahead of ours), the file counts as changed just now.
+    """
+    past = [ns for ns in (snapshot.mtime_ns, snapshot.ctime_ns) if ns <= now_ns]
+    return (now_ns - max(past)) / 1e9 if past else 0.0
 
 
 def _wait(structure: Structure, again_in_s: float) -> Settled:

@@ -39,6 +39,8 @@ _WHY = b".why.json"  # our own note beside a quarantined file, moved back along 
 # Magic numbers of statfs(2) are not in Python; the names in /proc/mounts are.
 _NETWORK = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "ncpfs"}
+    | {"beegfs", "gfs2", "gpfs", "ocfs2", "orangefs"}  # a cluster's
+    | {"virtiofs", "vboxsf", "vmhgfs", "prl_fs"}  # folders that a virtual machine's host shares
 )
 
 
@@ -55,8 +57,9 @@ def is_network(path: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
     """
     best, kind = "", ""
     text = str(path)
-    for line in mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        _device, point, name, *_rest = line.split(" ")
+    # Of control characters the kernel escapes but tab and newline: str.splitlines knows more.
+    for line in mounts.read_bytes().decode("utf-8", "surrogateescape").split("\n"):
+        _device, point, name, *_rest = (*line.split(" "), "", "", "")
         point = point.encode("latin-1", "backslashreplace").decode("unicode_escape")
         inside = text == point or text.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
@@ -125,17 +128,13 @@ class Tree:
 
     def _scan(self, folder: bytes, below: list[bytes]) -> Iterator[bytes]:
         empty = True
+        self._mtimes.pop(folder, None)
         try:
-            mtime_ns = os.lstat(folder).st_mtime_ns
-            entries = os.scandir(folder)
-        except FileNotFoundError:
-            return
-        except OSError:
-            self._on_folder(Folder(path=folder, is_readable=False, is_empty=False, mtime_ns=0))
-            return
-        self._mtimes[folder] = mtime_ns
-        with entries:
-            for entry in entries:
+            status = os.lstat(folder)
+            if not stat.S_ISDIR(status.st_mode):  # replaced since: links are never followed
+                return
+            self._mtimes[folder] = status.st_mtime_ns
+            for entry in _entries(folder):
                 empty = False
                 if is_passed_over(entry.name) or entry.path in self._excluded:
                     continue
@@ -143,7 +142,20 @@ class Tree:
                     below.append(entry.path)
                 else:
                     yield entry.path
-        self._on_folder(Folder(path=folder, is_readable=True, is_empty=empty, mtime_ns=mtime_ns))
+        except FileNotFoundError:
+            self._mtimes.pop(folder, None)
+        except OSError:  # no rights, or a network file system broke off: looked at again soon
+            self._mtimes[folder] = 0
+            self._on_folder(Folder(path=folder, is_readable=False, is_empty=False, mtime_ns=0))
+        else:
+            self._on_folder(
+                Folder(path=folder, is_readable=True, is_empty=empty, mtime_ns=status.st_mtime_ns)
+            )
+
+
+def _entries(folder: bytes) -> Iterator[os.DirEntry[bytes]]:
+    with os.scandir(folder) as entries:
+        yield from entries
 
 
 class Hints:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from ingest.openrem.site import (
     Site,
@@ -17,6 +18,13 @@ from ingest.openrem.site import (
     query,
     running,
 )
+
+# dev: quick. ci: the same examples each time, and more of them. deep: by hand, before a release
+# (pytest --hypothesis-profile=deep).
+settings.register_profile("dev", max_examples=50, deadline=None)
+settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
+settings.register_profile("deep", max_examples=5000, deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 _SITE = Path(
     os.environ.get("OPENREM_INGEST_TEST_SITE") or Path(__file__).parents[1] / ".test-site"

@@ -63,7 +63,12 @@ def import_by_hand(settings: Settings, paths: Sequence[Path], *, delete: bool) -
         try:
             ledger.forget(BY_HAND, time.time())
             draining = service.Service(
-                settings, ledger, inboxes, sources=sources, on_end=shown.ended
+                settings,
+                ledger,
+                inboxes,
+                work="import",
+                sources=sources,
+                on_end=shown.ended,
             )
             with shown.progress("importing"):
                 draining.drain(stop)

@@ -5,6 +5,7 @@ write them loses objects in silence (an ``ifequal`` without its quotes or braces
 that comes last, a number above 98).
 """
 
+import os
 from dataclasses import dataclass
 
 import click
@@ -48,8 +49,8 @@ _BY_NAME = {  # the folder names of OpenREM's documentation
     "nm": (Importer.NM,),
     "pet": (Importer.NM,),
 }
-_BREAKS_A_LINE = set("\"';{}%\n\r")
-_LINE_MAX = 512  # Conquest cuts longer values
+_BREAKS_A_LINE = set("\"'\\;{}%\n\r")
+_LINE_MAX = 512  # bytes; Conquest cuts longer values
 _NUMBER_MAX = 98  # Conquest never runs converters from 99 on
 
 
@@ -76,6 +77,7 @@ def lines(drops: tuple[Drop, ...], *, plain: bool) -> list[str]:
     result: list[str] = []
     number = 0
     for drop in drops:
+        _check(str(drop.path))
         importers = drop.expect or _BY_NAME.get(drop.name.lower(), ())
         if not importers:
             result.append(
@@ -91,12 +93,15 @@ def lines(drops: tuple[Drop, ...], *, plain: bool) -> list[str]:
     return result
 
 
-def _converter(number: int, folder: str, match: _Match, *, plain: bool) -> list[str]:
+def _check(folder: str) -> None:
     if bad := _BREAKS_A_LINE & set(folder):
         raise ConfigError(
-            f"drop.path: {folder} has {' '.join(sorted(map(repr, bad)))}, which Conquest can't "
+            f"drop.path: {folder!r} has {' '.join(sorted(map(repr, bad)))}, which Conquest can't "
             "take. Next: rename the folder"
         )
+
+
+def _converter(number: int, folder: str, match: _Match, *, plain: bool) -> list[str]:
     if plain:
         action = f"save to {folder}/%o.dcm; destroy"
     else:
@@ -106,7 +111,7 @@ def _converter(number: int, folder: str, match: _Match, *, plain: bool) -> list[
         )
     if match.sop_class:
         action = f'ifequal "%V0008,0016","{_STORAGE}{match.sop_class}"; {{{action}}}'
-    if len(action) > _LINE_MAX:
+    if len(os.fsencode(action)) > _LINE_MAX:
         raise ConfigError(f"drop.path: {folder} is too long for Conquest. Next: a shorter path")
     line = f"ImportConverter{number} = {action}"
     return [f"ImportModality{number} = {match.modality}", line] if match.modality else [line]

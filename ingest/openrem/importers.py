@@ -12,7 +12,7 @@ from pathlib import Path
 from time import monotonic
 from typing import IO, Any, Protocol
 
-from ingest.errors import OpenRemUnreachable, Reason
+from ingest.errors import Kind, OpenRemUnreachable, Reason
 from ingest.model import Done, Facts, Failed, FileContent, Importer, Outcome, StudyHeld, Vanished
 from ingest.openrem.failures import reason_of
 
@@ -75,7 +75,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._last_words: deque[str] = deque(maxlen=20)
         self._number = 0
-        self._starting = threading.Lock()
+        self._asking = threading.Lock()  # held while a request runs
 
     def hello(self) -> Hello:
         """See `OpenRem`."""
@@ -117,10 +117,10 @@ class Worker:
     def close(self) -> None:
         """See `OpenRem`. May be called from another thread to break off a running request."""
         process = self._process
-        if process is None:
-            return
-        process.kill()
-        process.wait()
+        if process is not None:
+            process.kill()
+        with self._asking:
+            self._reap()
 
     def _outcome(self, request: dict[str, Any], timeout_s: float) -> Outcome:
         answer = self._ask(request, timeout_s)
@@ -133,6 +133,10 @@ class Worker:
 
     def _ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
         """The answer, or None if none came; then the worker is gone."""
+        with self._asking:
+            return self._ask_alone(request, timeout_s)
+
+    def _ask_alone(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
         process = self._started()
         self._number += 1
         request["id"] = self._number
@@ -141,26 +145,25 @@ class Worker:
             process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
         except OSError:
-            self._give_up()
+            self._reap()
             return None
         answer = self._read(process, timeout_s)
         if answer is None or answer.get("id") != self._number:
-            self._give_up()
+            self._reap()
             return None
         return answer
 
     def _started(self) -> subprocess.Popen[bytes]:
-        with self._starting:
-            if self._process is not None and self._process.poll() is None:
-                return self._process
-            self._reap()
-            self._process = self._start()
-            greeting = self._read(self._process, START_S)
-            if greeting is not None and greeting["ok"]:
-                return self._process
-            self._give_up()
-            detail = detail_of(greeting["failure"]) if greeting else self._why_it_ended()
-            raise OpenRemUnreachable(Reason.WORKER_WONT_START, detail)
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self._reap()
+        self._process = self._start()
+        greeting = self._read(self._process, START_S)
+        if greeting is not None and greeting["ok"]:
+            return self._process
+        self._reap()
+        detail = detail_of(greeting["failure"]) if greeting else self._why_it_ended()
+        raise OpenRemUnreachable(Reason.WORKER_WONT_START, detail)
 
     def _start(self) -> subprocess.Popen[bytes]:
         try:
@@ -204,14 +207,10 @@ class Worker:
                 return name
         return "it ended without a word"
 
-    def _give_up(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._reap()
-
     def _reap(self) -> None:
         if self._process is None:
             return
+        self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
@@ -263,8 +262,6 @@ def detail_of(failure: Mapping[str, Any]) -> str:
 
 def _as_outage(reason: Reason, failure: Mapping[str, Any]) -> tuple[Reason, str]:
     """Whatever stops a greeting is OpenREM's trouble, not a file's."""
-    from ingest.errors import Kind
-
     outage = reason if reason.kind is Kind.OUTAGE else Reason.DATABASE_NOT_READY
     return outage, detail_of(failure)
 

@@ -504,8 +504,15 @@ def take_stdout():
     return out
 
 
+def leave_own_folder():
+    """Python puts the folder of a script on its path: what lies there is not for OpenREM."""
+    own = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != own]
+
+
 def main():
     """Load OpenREM once, then answer requests until stdin ends."""
+    leave_own_folder()
     out = take_stdout()
 
     def say(answer):

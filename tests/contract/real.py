@@ -1,0 +1,86 @@
+"""Talking to a real OpenREM in tests: its plain import, its content, and our worker on it."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ingest import dicom, rules
+from ingest.model import Header, Import, Importer, Snapshot
+from ingest.openrem.importers import Worker
+from ingest.openrem.site import Site
+
+_SIDE = Path(__file__).with_name("openrem_side.py")
+
+Content = dict[str, list[dict[str, Any]]]
+
+
+def plain_import(site: Site, database: str, objects: Sequence[tuple[Importer, Path]]) -> str:
+    """Import by OpenREM's own functions, nothing patched; returns what they complained of."""
+    request = json.dumps([(importer.value, str(path)) for importer, path in objects])
+    return _side(site, database, "import", request).stderr
+
+
+def content(site: Site, database: str) -> Content:
+    """All rows of OpenREM's own tables, table by table, ids replaced by content."""
+    tables: Content = json.loads(_side(site, database, "dump", "").stdout)
+    return tables
+
+
+def _side(site: Site, database: str, what: str, said: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [site.python, _SIDE, what],
+        input=said,
+        env={**os.environ, **site.environment(database)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+def differences(ours: Content, reference: Content) -> list[str]:
+    """What differs, a line each; no line: the same."""
+    found = [f"{table}: only in one" for table in ours.keys() ^ reference.keys()]
+    for table in sorted(ours.keys() & reference.keys()):
+        mine, theirs = ours[table], reference[table]
+        if len(mine) != len(theirs):
+            found.append(f"{table}: {len(mine)} rows, reference {len(theirs)}")
+        for number, (one, other) in enumerate(zip(mine, theirs, strict=False)):
+            found += [
+                f"{table}[{number}].{key}: {one[key]!r}, reference {other[key]!r}"
+                for key in one
+                if one[key] != other[key]
+            ]
+    return found
+
+
+@contextmanager
+def a_worker(site: Site, database: str, *, timeout_s: float = 120.0) -> Iterator[Worker]:
+    """Our worker on this database."""
+    worker = Worker([str(site.python)], site.environment(database), timeout_s=timeout_s)
+    try:
+        yield worker
+    finally:
+        worker.close()
+
+
+def header_of(path: Path) -> Header:
+    """The header of a sound object."""
+    header = dicom.look(path).header
+    assert header is not None
+    return header
+
+
+def importer_of(path: Path) -> Importer:
+    """The importer that our routing chooses."""
+    decision = rules.decide(header_of(path))
+    assert isinstance(decision, Import)
+    return decision.importer
+
+
+def snapshot_of(path: Path) -> Snapshot:
+    """The identity of a file."""
+    return Snapshot.of(path.stat())
