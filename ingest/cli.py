@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from ingest import __version__, config, log
+from ingest.commands import bulk, classify, conquest, demo, run, status
 from ingest.config import Settings
 from ingest.errors import IngestError, OpenRemUnreachable
 
@@ -70,10 +71,8 @@ def _quieter(*, unless: bool = False) -> None:
 @click.option("--once", is_flag=True, help="Ingest what is there now, then exit.")
 def _run(file: Path | None, *, once: bool) -> int:
     """Watch and ingest until stopped."""
-    from ingest.commands.run import run
-
     _quieter(unless=not once)
-    return run(_settings(file), once=once)
+    return run.run(_settings(file), once=once)
 
 
 @_command("import")
@@ -84,14 +83,12 @@ def _import(
     file: Path | None, *, paths: tuple[Path, ...], delete: bool, workers: int | None
 ) -> int:
     """Import files and folders by hand; the sources are kept."""
-    from ingest.commands.bulk import import_by_hand
-
     _quieter()
     settings = _settings(file)
     if workers is not None:
         openrem = settings.openrem.model_copy(update={"workers": workers})
         settings = settings.model_copy(update={"openrem": openrem})
-    return import_by_hand(settings, paths, delete=delete)
+    return bulk.import_by_hand(settings, paths, delete=delete)
 
 
 @_command("classify")
@@ -99,27 +96,21 @@ def _import(
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def _classify(file: Path | None, *, paths: tuple[Path, ...], as_json: bool) -> int:  # noqa: ARG001
     """Say what would happen to each file, and why; touches nothing."""
-    from ingest.commands.classify import classify
-
-    return classify(paths, as_json=as_json)
+    return classify.classify(paths, as_json=as_json)
 
 
 @_command("status")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def _status(file: Path | None, *, as_json: bool) -> int:
     """Show what waits, what is stuck and why, and how OpenREM is."""
-    from ingest.commands.status import status
-
-    return status(_settings(file), as_json=as_json)
+    return status.status(_settings(file), as_json=as_json)
 
 
 @_command("conquest")
 @click.option("--plain", is_flag=True, help="Save under the final name at once (no renaming).")
 def _conquest(file: Path | None, *, plain: bool) -> int:
     """Print the dicom.ini lines for the configured folders."""
-    from ingest.commands.conquest import conquest
-
-    return conquest(_settings(file), plain=plain)
+    return conquest.conquest(_settings(file), plain=plain)
 
 
 @_command("demo")
@@ -134,10 +125,8 @@ def _conquest(file: Path | None, *, plain: bool) -> int:
 @click.option("--web", is_flag=True, help="Also serve OpenREM's own web pages on 127.0.0.1.")
 def _demo(file: Path | None, *, folder: Path, web: bool) -> int:  # noqa: ARG001
     """Build a private OpenREM, drop sample objects in, and show what it holds."""
-    from ingest.commands.demo import demo
-
     _quieter()
-    return demo(folder.absolute(), web=web)
+    return demo.demo(folder.absolute(), web=web)
 
 
 def main(arguments: list[str] | None = None) -> None:

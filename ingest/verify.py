@@ -80,10 +80,16 @@ def _dose_report(facts: Facts) -> str | Shortfall:
 
     An event may lie in a sibling study row of the same Study Instance UID: OpenREM makes a
     second row when two reports of one study differ, and records a subset with the row that
-    has its events (OpenREM ``rdsr._handle_study_already_existing``).
+    has its events (OpenREM ``rdsr._handle_study_already_existing``). That row, too, must be
+    finished: an event's UID is written before its doses.
     """
     recorded = [study for study in facts.studies if study.has_sop]
-    stored = Counter(uid for study in facts.studies for uid in study.event_uids)
+    stored = Counter(
+        uid
+        for study in facts.studies
+        if study.has_sop or _is_finished(study)
+        for uid in study.event_uids
+    )
     missing = Counter(facts.content.event_uids) - stored
     if not recorded or missing:
         detail = f"{missing.total()} of {len(facts.content.event_uids)} events are missing"

@@ -1,13 +1,12 @@
 """`import`: a manual import of files and folders; the sources stay unless told otherwise."""
 
 import os
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ingest import service, watch
 from ingest.commands.run import stopped_by_signals
-from ingest.commands.show import Run
+from ingest.commands.show import Run, now
 from ingest.config import Settings
 from ingest.engine import Inbox
 from ingest.ledger import Ledger
@@ -61,7 +60,7 @@ def import_by_hand(settings: Settings, paths: Sequence[Path], *, delete: bool) -
     ):
         ledger = Ledger(settings.ledger_path)
         try:
-            ledger.forget(BY_HAND, time.time())
+            ledger.forget(BY_HAND, now())
             draining = service.Service(
                 settings,
                 ledger,
@@ -74,7 +73,7 @@ def import_by_hand(settings: Settings, paths: Sequence[Path], *, delete: bool) -
                 draining.drain(stop)
             shown.left_behind(service.waiting(ledger, inboxes, limit=1000))
         finally:
-            ledger.forget(BY_HAND, time.time())
+            ledger.forget(BY_HAND, now())
             ledger.close()
     return shown.finish()
 

@@ -1,7 +1,6 @@
 """`status`: how many files are where, what is stuck and why, and how OpenREM is."""
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -10,7 +9,7 @@ import click
 from rich.table import Table
 
 from ingest import service
-from ingest.commands.show import out
+from ingest.commands.show import now, out
 from ingest.config import Settings
 from ingest.errors import OpenRemUnreachable, Reason
 from ingest.ledger import Ledger, Tally
@@ -57,8 +56,7 @@ class Status:
 
 def status(settings: Settings, *, as_json: bool) -> int:
     """Print the status; returns the exit code."""
-    now = time.time()  # noqa: TID251 - a command is where the clock comes in
-    service_word, openrem_word, tallies, today, away = _read_ledger(settings, now)
+    service_word, openrem_word, tallies, today, away = _read_ledger(settings, now())
     answer = Status(
         service=service_word,
         openrem=_openrem(settings, openrem_word),
@@ -75,7 +73,7 @@ def status(settings: Settings, *, as_json: bool) -> int:
 
 
 def _read_ledger(
-    settings: Settings, now: float
+    settings: Settings, at: float
 ) -> tuple[str, str | None, Sequence[Tally], Sequence[Tally], set[str]]:
     """The service's state, its word on OpenREM while it runs, and the counts."""
     away = {drop.name for drop in settings.drop if not drop.path.is_dir()}
@@ -84,9 +82,9 @@ def _read_ledger(
     ledger = Ledger(settings.ledger_path, read_only=True)
     try:
         word = ledger.said("service")
-        runs = word is not None and word[0].startswith("running") and word[1] > now - STALE_S
+        runs = word is not None and word[0].startswith("running") and word[1] > at - STALE_S
         openrem = ledger.said("openrem") if runs else None
-        midnight = datetime.fromtimestamp(now).astimezone().replace(hour=0, minute=0, second=0)
+        midnight = datetime.fromtimestamp(at).astimezone().replace(hour=0, minute=0, second=0)
         today = ledger.ends_since(midnight.timestamp())
         return (
             "running" if runs else "stopped",

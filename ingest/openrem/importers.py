@@ -77,6 +77,12 @@ class Worker:
         self._number = 0
         self._asking = threading.Lock()  # held while a request runs
 
+    @property
+    def pid(self) -> int | None:
+        """Its process id, while it runs."""
+        process = self._process
+        return process.pid if process is not None else None
+
     def hello(self) -> Hello:
         """See `OpenRem`."""
         answer = self._ask({"op": "hello"}, ASK_S)

@@ -25,13 +25,17 @@ the BackgroundTask table, shown under Tasks in OpenREM's web pages.
 This file is self-contained and conservative (Python 3.8): it may be sent to a container.
 """
 
+from __future__ import annotations
+
 import contextlib
+import importlib
 import json
 import os
 import sys
 import time
 import traceback
 import uuid
+from typing import Any, Callable, Dict, Iterator, TextIO
 
 PROTOCOL = 1
 
@@ -57,6 +61,9 @@ MODULES = {
 }
 
 
+Answer = Dict[str, Any]  # what json makes of a line
+
+
 class Refused(Exception):
     """The importer returned 1: the object is not of its kind."""
 
@@ -64,10 +71,9 @@ class Refused(Exception):
 class OpenREM:
     """OpenREM's code, loaded once and cured."""
 
-    def __init__(self):
+    def __init__(self) -> None:
+        """Load it; whatever goes wrong with that is raised."""
         os.environ.setdefault("DJANGO_SETTINGS_MODULE", "openremproject.settings")
-        import importlib
-
         self.extractors = {
             name: importlib.import_module("openrem.remapp.extractors." + module)
             for name, (module, _) in MODULES.items()
@@ -77,32 +83,34 @@ class OpenREM:
         import remapp.models
         from django.db import connection, transaction
 
-        self.django = django
-        self.pydicom = pydicom
-        self.models = remapp.models
-        self.connection = connection
-        self.transaction = transaction
-        self.task = None  # the BackgroundTask row of the running import
-        self.warnings = []  # what went wrong after the commit, if anything
+        self.django: Any = django
+        self.pydicom: Any = pydicom
+        self.models: Any = remapp.models
+        self.connection: Any = connection
+        self.transaction: Any = transaction
+        self.task: Any = None  # the BackgroundTask row of the running import
+        self.warnings: list[str] = []  # what went wrong after the commit, if anything
         self.cure()
 
     # -- cures: what must differ from a plain call --------------------------------------------
 
-    def cure(self):
+    def cure(self) -> None:
         """Patch this process, never OpenREM's files."""
         self._keep_transaction_after_validation_errors()
         self._order_studies()
         self._own_the_task()
         self._defer_to_commit()
 
-    def _keep_transaction_after_validation_errors(self):
-        """Some extractor functions catch a ValidationError raised inside save(). Django has by
-        then marked the whole transaction as broken, although no query failed. Only a database
-        error may do that."""
+    def _keep_transaction_after_validation_errors(self) -> None:
+        """Let only database errors break the transaction.
+
+        Some extractor functions catch a ValidationError raised inside save(). Django has by
+        then marked the whole transaction as broken, although no query failed.
+        """
         from django.db.utils import Error
 
         @contextlib.contextmanager
-        def mark_for_rollback_on_error(using=None):
+        def mark_for_rollback_on_error(using: Any = None) -> Iterator[None]:
             try:
                 yield
             except Error:
@@ -113,23 +121,28 @@ class OpenREM:
 
         self.transaction.mark_for_rollback_on_error = mark_for_rollback_on_error
 
-    def _order_studies(self):
-        """rdsr numbers the studies of a Study UID by primary key, then indexes an unordered
-        query with that number: with two rows for one UID it may delete the wrong study."""
+    def _order_studies(self) -> None:
+        """Have studies come in the order of their ids.
+
+        rdsr numbers the studies of a Study UID by primary key, then indexes an unordered query
+        with that number: with two rows for one UID it may delete the wrong study.
+        """
         manager = self.models.GeneralStudyModuleAttrManager
         plain = manager.get_queryset
         manager.get_queryset = lambda this: plain(this).order_by("pk")
 
-    def _own_the_task(self):
-        """Extractors look for "the" task by process id, which may be another host's stale row."""
-        import openrem.remapp.tools.background as one
+    def _own_the_task(self) -> None:
+        """Have extractors find our task row.
 
-        modules = [one]
+        They look for "the" task by process id, which may be another host's stale row.
+        """
+        one = importlib.import_module("openrem.remapp.tools.background")
+        modules: list[Any] = [one]
         twin = sys.modules.get("remapp.tools.background")
         if twin is not None and twin is not one:
             modules.append(twin)
 
-        def current(_process_id):
+        def current(_process_id: int) -> Any:
             if self.task is None or self.task.complete:
                 return None
             return self.task
@@ -137,9 +150,12 @@ class OpenREM:
         for module in modules:
             module._get_task_via_pid = current
 
-    def _defer_to_commit(self):
-        """Skin dose maps and alert mails go out in mid-import. Here they wait for the commit,
-        and a dead Redis or mail server costs the map or the mail, not the import."""
+    def _defer_to_commit(self) -> None:
+        """Have skin dose maps and alert mails wait for the commit.
+
+        OpenREM sends them in mid-import. This way a dead Redis or mail server costs the map or
+        the mail, not the import, and no map is made of what is not yet there.
+        """
         rdsr = self.extractors["rdsr"]
         for name, what in (
             ("run_in_background_with_limits", "skin-dose-map-not-queued"),
@@ -147,9 +163,9 @@ class OpenREM:
         ):
             setattr(rdsr, name, self._after_commit(getattr(rdsr, name), what))
 
-    def _after_commit(self, function, what):
-        def later(*args, **kwargs):
-            def now():
+    def _after_commit(self, function: Callable[..., Any], what: str) -> Callable[..., None]:
+        def later(*args: Any, **kwargs: Any) -> None:
+            def now() -> None:
                 try:
                     function(*args, **kwargs)
                 except Exception as error:  # whatever Redis or SMTP raise
@@ -161,22 +177,28 @@ class OpenREM:
         return later
 
     @contextlib.contextmanager
-    def _for_one_import(self, importer, dataset):
-        """The extractor gets the dataset that was read before the lock was taken, and sleeps
-        nothing under it (its sleeps wait for imports beside it, which the lock rules out)."""
+    def _for_one_import(self, importer: str, dataset: Any) -> Iterator[None]:
+        """Give the extractor the dataset that was read before the lock was taken.
+
+        And have it sleep nothing: its sleeps wait for imports beside it, which the lock rules
+        out.
+        """
         read, sleep = self.pydicom.dcmread, time.sleep
         dx = self.extractors["dx"]
         self.pydicom.dcmread = lambda *_args, **_kwargs: dataset
-        time.sleep = dx.sleep = lambda _seconds: None
+        setattr(time, "sleep", _no_sleep)
+        setattr(dx, "sleep", _no_sleep)
         try:
             with self._reading_as(importer):
                 yield
         finally:
-            self.pydicom.dcmread, time.sleep, dx.sleep = read, sleep, sleep
+            self.pydicom.dcmread = read
+            setattr(time, "sleep", sleep)
+            setattr(dx, "sleep", sleep)
 
     @contextlib.contextmanager
-    def _reading_as(self, importer):
-        """dx() sets this switch for good, and then mammograms are read differently."""
+    def _reading_as(self, importer: str) -> Iterator[None]:
+        """Set pydicom's switch: dx() leaves it on, and then mammograms are read differently."""
         self.pydicom.config.convert_wrong_length_to_UN = importer == "dx"
         try:
             yield
@@ -185,13 +207,13 @@ class OpenREM:
 
     # -- requests ------------------------------------------------------------------------------
 
-    def hello(self, _request):
+    def hello(self, _request: Answer) -> Answer:
         """What is here: versions, the database, and what is missing for imports to work."""
         from django.db.models import Count
 
         settings = self.connection.settings_dict
         self.fresh_connection()
-        answer = {
+        answer: Answer = {
             "protocol": PROTOCOL,
             "pid": os.getpid(),
             "openrem": self._version(),
@@ -222,19 +244,17 @@ class OpenREM:
         )
         return answer
 
-    def _version(self):
-        from openrem.remapp.version import __version__
+    def _version(self) -> str:
+        return str(importlib.import_module("openrem.remapp.version").__version__)
 
-        return __version__
-
-    def ping(self, _request):
+    def ping(self, _request: Answer) -> Answer:
         """Is the database there?"""
         self.connection.close_if_unusable_or_obsolete()
         with self.connection.cursor() as cursor:
             cursor.execute("SELECT 1")
         return {}
 
-    def prove(self, request):
+    def prove(self, request: Answer) -> Answer:
         """What OpenREM holds of this object, without importing it."""
         with self._reading_as(request["importer"]):
             dataset = self.read(request["path"])
@@ -243,7 +263,7 @@ class OpenREM:
         self.fresh_connection()
         return {"content": content, "studies": self.held(dataset)}
 
-    def import_(self, request):
+    def import_(self, request: Answer) -> Answer:
         """Import one object in one transaction, then read back what OpenREM holds of it."""
         importer = request["importer"]
         self.warnings = []
@@ -267,7 +287,7 @@ class OpenREM:
             "warnings": self.warnings,
         }
 
-    def _in_one_transaction(self, importer, dataset, request):
+    def _in_one_transaction(self, importer: str, dataset: Any, request: Answer) -> bool:
         function = getattr(self.extractors[importer], MODULES[importer][1])
         try:
             with self.transaction.atomic():
@@ -275,47 +295,50 @@ class OpenREM:
                 already = self._is_recorded(importer, dataset)
                 self._open_task(importer)
                 with self._for_one_import(importer, dataset):
-                    if function(request["path"]):
-                        raise Refused
+                    _unless_refused(function(request["path"]))
                 self._close_task()
-            return already
         except Exception:
             # Only after the rollback, or the row would be rolled back with the rest.
             self._record_failure(importer)
             raise
         finally:
             self.task = None
+        return already
 
-    def _take_the_lock(self, wait_s):
+    def _take_the_lock(self, wait_s: float) -> None:
         with self.connection.cursor() as cursor:
             cursor.execute("SET LOCAL lock_timeout = %s", [int(wait_s * 1000)])
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [ADVISORY_LOCK])
 
-    def _is_recorded(self, importer, dataset):
+    def _is_recorded(self, importer: str, dataset: Any) -> bool:
         """Had OpenREM dealt with this object before? Philips: with any object of its study."""
         study_uid, sop_uid = text(dataset, "StudyInstanceUID"), text(dataset, "SOPInstanceUID")
         if importer == "ctphilips":
             studies = self.models.GeneralStudyModuleAttr.objects
-            return studies.filter(study_instance_uid=study_uid).exists()
-        return self.models.ObjectUIDsProcessed.objects.filter(
+            return bool(studies.filter(study_instance_uid=study_uid).exists())
+        recorded = self.models.ObjectUIDsProcessed.objects.filter(
             general_study_module_attributes__study_instance_uid=study_uid,
             sop_instance_uid=sop_uid,
-        ).exists()
+        )
+        return bool(recorded.exists())
 
-    def read(self, path):
+    def read(self, path: str) -> Any:
         """The object without its pixels: no importer looks at them, and memory stays small."""
         return self.pydicom.dcmread(path, stop_before_pixels=True)
 
-    def fresh_connection(self):
+    def fresh_connection(self) -> None:
         """What a new connection sees is what has been committed."""
         self.connection.close()
         self.connection.ensure_connection()
 
     # -- the task row, so that OpenREM's web pages show the import -----------------------------
 
-    def _open_task(self, importer, error=None):
-        """In the import's own transaction: nobody ever sees the row open, so that it can't
-        block OpenREM's queue, and no crash leaves a stale one."""
+    def _open_task(self, importer: str, error: str | None = None) -> None:
+        """Make the row, in the import's own transaction.
+
+        So nobody ever sees it open: it can't block OpenREM's queue, and no crash leaves a stale
+        one.
+        """
         from django.utils import timezone
 
         self.task = self.models.BackgroundTask.objects.create(
@@ -327,13 +350,13 @@ class OpenREM:
             error=error,
         )
 
-    def _close_task(self):
+    def _close_task(self) -> None:
         if not self.task.complete:  # an extractor closes it itself with, say, 'already in db'
             self.task.complete = True
             self.task.completed_successfully = True
             self.task.save()
 
-    def _record_failure(self, importer):
+    def _record_failure(self, importer: str) -> None:
         words = traceback.format_exc()
         try:
             self.connection.close_if_unusable_or_obsolete()
@@ -343,7 +366,7 @@ class OpenREM:
 
     # -- what OpenREM holds ---------------------------------------------------------------------
 
-    def held(self, dataset):
+    def held(self, dataset: Any) -> list[Answer]:
         """One entry for each study row of the object's Study Instance UID, oldest first."""
         uid = text(dataset, "StudyInstanceUID")
         if not uid:
@@ -351,7 +374,7 @@ class OpenREM:
         studies = self.models.GeneralStudyModuleAttr.objects.filter(study_instance_uid=uid)
         return [self._study_held(study, dataset) for study in studies]
 
-    def _study_held(self, study, dataset):
+    def _study_held(self, study: Any, dataset: Any) -> Answer:
         models = self.models
         ct = models.CtIrradiationEventData.objects.filter(
             ct_radiation_dose__general_study_module_attributes=study
@@ -388,13 +411,22 @@ class OpenREM:
 # -- what the file holds --------------------------------------------------------------------------
 
 
-def text(dataset, keyword):
+def _unless_refused(returned: int) -> None:
+    if returned:
+        raise Refused
+
+
+def _no_sleep(_seconds: float) -> None:
+    """Stand in for time.sleep."""
+
+
+def text(dataset: Any, keyword: str) -> str:
     """The element as text, "" where it is missing."""
     value = dataset.get(keyword)
     return "" if value is None else str(value)
 
 
-def file_content(dataset):
+def file_content(dataset: Any) -> Answer:
     """What the proof needs to know of the file, by OpenREM's own reader."""
     return {
         "sop_class_uid": text(dataset, "SOPClassUID"),
@@ -407,13 +439,13 @@ def file_content(dataset):
     }
 
 
-def _event_containers(dataset):
+def _event_containers(dataset: Any) -> Iterator[Any]:
     for item in dataset.get("ContentSequence") or ():
         if item.get("ValueType") == "CONTAINER" and concept(item) in EVENT_CONTAINERS:
             yield item
 
 
-def _event_uid(container):
+def _event_uid(container: Any) -> str | None:
     wanted = EVENT_CONTAINERS[concept(container)]
     for item in container.get("ContentSequence") or ():
         if concept(item) == wanted and "UID" in item:
@@ -421,16 +453,15 @@ def _event_uid(container):
     return None
 
 
-def concept(item):
+def concept(item: Any) -> str:
     """Code Value of the item's concept name (PS3.3 table C.17-5)."""
     names = item.get("ConceptNameCodeSequence")
     return text(names[0], "CodeValue") if names else ""
 
 
-def event_start(dataset):
+def event_start(dataset: Any) -> Any:
     """When an image's exposure began, as OpenREM's get_study_check_dup reckons it."""
-    from remapp.tools.dcmdatetime import make_date_time
-
+    make_date_time = importlib.import_module("remapp.tools.dcmdatetime").make_date_time
     clock = text(dataset, "AcquisitionTime") or text(dataset, "ContentTime")
     day = text(dataset, "AcquisitionDate") or text(dataset, "ContentDate")
     return make_date_time(day + clock) if day and clock else None
@@ -439,7 +470,7 @@ def event_start(dataset):
 # -- talking --------------------------------------------------------------------------------------
 
 
-def failure(error, openrem):
+def failure(error: BaseException, openrem: OpenREM | None) -> Answer:
     """What may be told of an exception: its types, SQLSTATE and place, never its text."""
     cause = error.__cause__
     place = traceback.extract_tb(error.__traceback__)[-1]
@@ -455,21 +486,20 @@ def failure(error, openrem):
     }
 
 
-def _qualified(thing):
+def _qualified(thing: object) -> str:
     return _qualified_type(type(thing))
 
 
-def _qualified_type(kind):
+def _qualified_type(kind: type) -> str:
     return kind.__module__ + "." + kind.__qualname__
 
 
-def _model_of(error):
-    """`PatientIDSettings.DoesNotExist` names the model in its qualified name already;
-    `MultipleObjectsReturned` raised by get_or_create does too."""
+def _model_of(error: BaseException) -> str:
+    """The model that `PatientIDSettings.DoesNotExist` and its like name before the dot."""
     return type(error).__qualname__.split(".")[0] if "." in type(error).__qualname__ else ""
 
 
-def _database_is_alive(openrem):
+def _database_is_alive(openrem: OpenREM) -> bool:
     """The type of an exception can lie (numpy turned a lost connection into a TypeError): ask."""
     try:
         openrem.fresh_connection()
@@ -480,7 +510,7 @@ def _database_is_alive(openrem):
     return True
 
 
-def answer_to(request, openrem):
+def answer_to(request: Answer, openrem: OpenREM) -> Answer:
     """The answer to one request."""
     handlers = {
         "hello": openrem.hello,
@@ -488,7 +518,7 @@ def answer_to(request, openrem):
         "prove": openrem.prove,
         "import": openrem.import_,
     }
-    answer = {"id": request.get("id"), "ok": True}
+    answer: Answer = {"id": request.get("id"), "ok": True}
     try:
         answer.update(handlers[request["op"]](request))
     except Exception as error:
@@ -496,7 +526,7 @@ def answer_to(request, openrem):
     return answer
 
 
-def take_stdout():
+def take_stdout() -> TextIO:
     """A private way out for answers; whatever else is printed goes to stderr."""
     out = os.fdopen(os.dup(1), "w", encoding="ascii", newline="\n")
     os.dup2(2, 1)
@@ -504,18 +534,18 @@ def take_stdout():
     return out
 
 
-def leave_own_folder():
+def leave_own_folder() -> None:
     """Python puts the folder of a script on its path: what lies there is not for OpenREM."""
     own = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != own]
 
 
-def main():
+def main() -> None:
     """Load OpenREM once, then answer requests until stdin ends."""
     leave_own_folder()
     out = take_stdout()
 
-    def say(answer):
+    def say(answer: Answer) -> None:
         out.write(json.dumps(answer) + "\n")
         out.flush()
 

@@ -7,10 +7,14 @@ The plain import is the reference that openrem-ingest is measured against: OpenR
 functions as its scripts call them, nothing patched.
 """
 
+from __future__ import annotations
+
 import hashlib
+import importlib
 import json
 import os
 import sys
+from typing import Any, Dict, Tuple
 
 MODULES = {"rdsr": "rdsr", "mg": "mam", "dx": "dx", "nm": "nm_image", "ctphilips": "ct_philips"}
 FUNCTIONS = {"mg": "mam", "nm": "nm_image", "ctphilips": "ct_philips"}
@@ -18,17 +22,20 @@ FUNCTIONS = {"mg": "mam", "nm": "nm_image", "ctphilips": "ct_philips"}
 MADE_UP = "1.2.826.0.1.3680043.8.498."
 
 
-def load():
-    os.environ["DJANGO_SETTINGS_MODULE"] = "openremproject.settings"
-    import importlib
+Memo = Dict[Tuple[Any, Any], Any]
 
+
+def load() -> dict[str, Any]:
+    """OpenREM's extractor modules."""
+    os.environ["DJANGO_SETTINGS_MODULE"] = "openremproject.settings"
     return {
         name: importlib.import_module("openrem.remapp.extractors." + module)
         for name, module in MODULES.items()
     }
 
 
-def plain_import():
+def plain_import() -> None:
+    """Import what stdin lists."""
     extractors = load()
     import pydicom
 
@@ -42,11 +49,12 @@ def plain_import():
             print(path, type(error).__name__, error, file=sys.stderr)
 
 
-def dump():
+def dump() -> None:
+    """Print the content of OpenREM's tables."""
     load()
     from django.apps import apps
 
-    memo = {}
+    memo: Memo = {}
     tables = {}
     for model in apps.get_app_config("remapp").get_models(include_auto_created=True):
         if model.__name__ == "BackgroundTask":
@@ -58,7 +66,7 @@ def dump():
     json.dump(tables, sys.stdout, default=str)
 
 
-def content(row, memo):
+def content(row: Any, memo: Memo) -> dict[str, Any]:
     """The row without its own id; what it points to by the content of that."""
     result = {}
     for field in row._meta.concrete_fields:
@@ -70,14 +78,13 @@ def content(row, memo):
         elif isinstance(value, str) and value.startswith(MADE_UP):
             value = "made up"
         elif field.name == "study_pk_in_delta_weeks":
-            from remapp.models import GeneralStudyModuleAttr
-
-            value = digest(GeneralStudyModuleAttr, value, memo)
+            studies = importlib.import_module("remapp.models").GeneralStudyModuleAttr
+            value = digest(studies, value, memo)
         result[field.name] = value
     return result
 
 
-def digest(model, key, memo):
+def digest(model: Any, key: Any, memo: Memo) -> Any:
     """A short name for the content of the row with this id."""
     if (model, key) not in memo:
         memo[model, key] = None  # no cycles are expected; one would show as null

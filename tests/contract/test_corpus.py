@@ -1,4 +1,4 @@
-"""All objects of OpenREM's own tests, dropped into folders: OpenREM holds what it would by itself."""
+"""All objects of OpenREM's own tests, dropped in: OpenREM holds what it would by itself."""
 
 import shutil
 import sqlite3
@@ -52,8 +52,11 @@ def test_content_equals_that_of_openrems_own_import(
         shutil.copyfile(path, dosedata / FOLDERS[kind] / name)
 
     done = subprocess.run(
-        [sys.executable, "-m", "ingest", "-c", dosedata.parent / "openrem-ingest.toml"]
-        + ["run", "--once"],
+        [
+            *(sys.executable, "-m", "ingest"),
+            *("-c", str(dosedata.parent / "openrem-ingest.toml")),
+            *("run", "--once"),
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -92,7 +95,8 @@ def _order_of_imports(
 ) -> list[tuple[Importer, Path]]:
     connection = sqlite3.connect(ledger)
     rows = connection.execute(
-        "SELECT importer, study_uid, sop_uid FROM event WHERE state = ? ORDER BY rowid", (State.DONE.name,)
+        "SELECT importer, study_uid, sop_uid FROM event WHERE state = ? ORDER BY rowid",
+        (State.DONE.name,),
     ).fetchall()
     connection.close()
     return [(Importer(importer), by_uids[study, sop]) for importer, study, sop in rows]

@@ -25,6 +25,7 @@ from typing import Any, Self
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
 
+from ingest.dispose import why_of
 from ingest.openrem.postgres import PORT
 from ingest.openrem.site import Site, create_database, drop_database, query
 
@@ -97,6 +98,17 @@ class Service:
         """Wait until OpenREM has answered it."""
         until(lambda: self.has_said("openrem.ready") or self.has_ended(), "the service is ready")
         return self
+
+    def imports(self, content: bytes) -> None:
+        """Wait until it has dealt with this object to the end."""
+        uid = sop_uid(content)
+        until(
+            lambda: any(
+                line["event"] == "file.imported" and line["sop_instance_uid"] == uid
+                for line in self.events()
+            ),
+            "the object is imported",
+        )
 
     def has_ended(self) -> bool:
         """Whether it ended by itself."""
@@ -230,10 +242,7 @@ class Ground:
     def why(self, name: bytes) -> dict[str, Any]:
         """What is written beside a quarantined file."""
         path = os.path.join(os.fsencode(self.failed), name)
-        note = path + b".why.json"
-        if len(os.path.basename(note)) > 255:
-            note = os.path.join(os.path.dirname(path), os.path.basename(path)[:246] + b".why.json")
-        with open(note, "rb") as file:
+        with open(why_of(path), "rb") as file:
             answer: dict[str, Any] = json.load(file)
         assert answer["why"], answer
         assert answer["next"], answer
@@ -298,6 +307,10 @@ class Ground:
         assert said.code == code, said
         (answer,) = said.lines
         return answer
+
+    def status_reachable(self) -> bool:
+        """Whether `status` calls OpenREM reachable."""
+        return self.says("status", "--json").code == 0
 
     def folder_status(self, name: str, *, code: int = 0) -> dict[str, Any]:
         """The same of one drop folder."""
@@ -444,7 +457,7 @@ def sop_uid(content: bytes) -> str:
     return str(dcmread(io.BytesIO(content), stop_before_pixels=True).SOPInstanceUID)
 
 
-# -- the way to the database for a service with few rights --------------------------------------------
+# -- the way to the database for a service with few rights -----------------------------------------
 
 
 @contextmanager

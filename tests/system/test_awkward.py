@@ -20,7 +20,7 @@ NAMES = [
     b".dcm",
     b"$(touch x);`touch y`.dcm",
     b"percent%s{}\\.dcm",
-    "μ–\N{GRINNING FACE}.dcm".encode(),
+    "μ\N{EN DASH}\N{GRINNING FACE}.dcm".encode(),
     b"deep [x]/\xff\xfe/- -/image.dcm",
 ]
 
@@ -92,7 +92,7 @@ def test_bad_files_are_quarantined_with_their_reason(ground: Ground) -> None:
         b"notes.txt": (sample("sr/notes.txt"), "not-dicom"),
         b"cut.dcm": (sample("sr/truncated-dose-report.dcm"), "truncated"),
         b"cut-image.dcm": (whole[:-1], "truncated"),
-        b"tail.dcm": (whole + b"tail", "trailing-data"),
+        b"two.dcm": (whole + whole, "trailing-data"),
         b"no-dose.dcm": (sample("sr/enhanced-sr-not-dose.dcm"), "not-a-dose-report"),
     }
     for name, (content, _) in bad.items():
