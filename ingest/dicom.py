@@ -24,7 +24,8 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
 
-from ingest.dicom_walk import CONTENT_SEQUENCE, Broken, Walked, walk
+from ingest.dicom_bytes import Broken
+from ingest.dicom_walk import CONTENT_SEQUENCE, Walked, walk
 from ingest.errors import FileProblem, Reason
 from ingest.model import Header, Snapshot, Structure
 

@@ -8,8 +8,7 @@ safe with whatever is in the file:
 
 * What has a defined length is skipped, nested or not; only sequences, items and encapsulated
   pixels of undefined length are entered. The state is the stack of what is open.
-* Bytes come through a sliding window: memory does not grow with the file. (Not by ``mmap``:
-  a writer that truncates the file under us would then kill the process with SIGBUS.)
+* Bytes come through a sliding window (`ingest.dicom_bytes`): memory does not grow with the file.
 * Depth, number of elements and inflated bytes have limits; no real object comes near them.
 
 A walk that can't go on raises `Broken`, which says whether more bytes could still cure it.
@@ -19,20 +18,25 @@ Explorer through Samba) give a file its final size first and fill it afterwards.
 Read `_Walk.data_set` first; `walk`, at the end, is the way in.
 """
 
-import os
-import sys
-import zlib
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import NamedTuple, Protocol
 
+from ingest.dicom_bytes import (
+    HEAD_BYTES,
+    SHORT_HEAD_BYTES,
+    Broken,
+    File,
+    Inflated,
+    Source,
+    Window,
+)
 from ingest.errors import Reason
 
 MAX_DEPTH = 60  # sequences within sequences
 MAX_ELEMENTS = 2_000_000  # the longest real dose report that we know has over 200,000
 MAX_META_ELEMENTS = 200
-MAX_INFLATED_BYTES = 256 * 2**20  # several times the largest mammogram
 MAX_VALUE_BYTES = 16 * 2**10  # a wanted element that is longer than this is not kept
 
 CONTENT_SEQUENCE = 0x0040_A730  # where the substance of a report begins
@@ -50,32 +54,10 @@ _DELIMITERS = 0xFFFE  # the group of items and delimiters: without a VR in any t
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xE000, 0xE00D, 0xE0DD
 _MAY_FOLLOW = ({_ITEM_END}, {_ITEM, _SEQUENCE_END})  # which of them in an item, in a sequence
 _UNDEFINED = 0xFFFF_FFFF
-_HEAD_BYTES = 12  # the longest head of an element: tag, VR, two reserved bytes, length
-_SHORT_HEAD_BYTES = 8  # the shortest
-_PAD = bytes(_HEAD_BYTES - _SHORT_HEAD_BYTES)
 
 # PS3.5 section 7.1.2: the VRs with a 16-bit length, and those with a 32-bit length.
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-
-_WINDOW_BYTES = 64 * 2**10
-_MAX_WINDOW_BYTES = 256 * 2**10
-_JUMP_WINDOW_BYTES = 4 * 2**10  # behind a skipped value there is often just one more head
-_TAIL_BYTES = 4 * 2**10
-
-
-class Broken(Exception):
-    """The walk can't go on. Only `ingest.dicom` sees this."""
-
-    def __init__(
-        self, problem: Reason, detail: str, *, can_improve: bool = False, is_dicom: bool = True
-    ) -> None:
-        """Keep what `ingest.model.Structure` needs."""
-        super().__init__(detail)
-        self.problem = problem
-        self.detail = detail
-        self.can_improve = can_improve
-        self.is_dicom = is_dicom
 
 
 class Syntax(NamedTuple):
@@ -105,146 +87,6 @@ class Walked:
     highest: int = 0  # the highest tag
 
 
-# -- bytes -----------------------------------------------------------------------------------
-
-
-class _Source(Protocol):
-    """Bytes to walk over, forward only. ``end`` is right once a read has come short."""
-
-    end: int
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Up to ``size`` bytes from ``offset`` on, fewer only at the end."""
-
-    def is_blank(self, offset: int) -> bool:
-        """Whether everything from about ``offset`` on looks as if it is yet to be written."""
-
-
-class _File:
-    """The bytes of an open file, as many as it had when it was looked at."""
-
-    def __init__(self, descriptor: int, size: int) -> None:
-        self.end = size
-        self._descriptor = descriptor
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Read at a place; a file that shrank under us comes short."""
-        size = min(size, self.end - offset)
-        data = os.pread(self._descriptor, size, offset) if size > 0 else b""
-        while 0 < len(data) < size:  # a signal or a network file system may cut a read short
-            more = os.pread(self._descriptor, size - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
-        return data
-
-    def is_blank(self, offset: int) -> bool:
-        """Zeros behind ``offset`` and at the very end. One head may be half written."""
-        if self.end - offset > _HEAD_BYTES:
-            offset += _HEAD_BYTES
-        rest = self.read(offset, _TAIL_BYTES)
-        tail = self.read(max(offset, self.end - _TAIL_BYTES), _TAIL_BYTES)
-        return bool(rest) and not rest.strip(b"\0") and not tail.strip(b"\0")
-
-
-class _Inflated:
-    """The bytes of a deflated data set (PS3.5 section A.5), unpacked piece by piece."""
-
-    def __init__(self, file: _File, start: int) -> None:
-        self.end = sys.maxsize  # unknown yet
-        self._file = file
-        self._next = start  # in the file
-        self._packed = b""
-        self._unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._held = b""
-        self._base = 0  # where `_held` begins
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Unpack up to there, forgetting what lies before ``offset``."""
-        while self._base + len(self._held) < min(offset + size, self.end):
-            drop = min(offset - self._base, len(self._held))
-            self._held = self._held[drop:]
-            self._base += drop
-            self._held += self._unpack()
-        return self._held[max(0, offset - self._base) :][:size]
-
-    def is_blank(self, offset: int) -> bool:
-        """Not to be seen from inside: a stream that is not whole fails to unpack before that."""
-        del offset
-        return False
-
-    def _unpack(self) -> bytes:
-        is_last = not self._packed and not self._fill()
-        try:
-            data = self._unpacker.decompress(self._packed, _MAX_WINDOW_BYTES)
-        except zlib.error as error:
-            blank = self._file.is_blank(max(0, self._file.end - _TAIL_BYTES))
-            raise Broken(
-                Reason.MALFORMED, "its deflated data can't be unpacked", can_improve=blank
-            ) from error
-        self._packed = self._unpacker.unconsumed_tail
-        total = self._base + len(self._held) + len(data)
-        if total > MAX_INFLATED_BYTES:
-            raise Broken(Reason.TOO_COMPLEX, f"unpacks to more than {MAX_INFLATED_BYTES} bytes")
-        if self._unpacker.eof:
-            self._finish(total)
-        elif is_last and not data:
-            raise Broken(Reason.TRUNCATED, "its deflated data break off", can_improve=True)
-        return data
-
-    def _fill(self) -> bool:
-        self._packed = self._file.read(self._next, _WINDOW_BYTES)
-        self._next += len(self._packed)
-        return bool(self._packed)
-
-    def _finish(self, total: int) -> None:
-        self.end = total
-        left = self._unpacker.unused_data + self._file.read(self._next, _TAIL_BYTES)
-        # dicom3tools leaves gzip's trailer: a checksum, and the unpacked size (RFC 1952).
-        if left[4:8] == total.to_bytes(4, "little"):
-            left = left[8:]
-        if left not in {b"", b"\0"}:  # one zero makes an odd length even
-            raise Broken(Reason.TRAILING_DATA, "bytes follow its deflated data")
-
-
-class _Window:
-    """A view that slides forward over a source. ``data[0]`` is the byte at ``base``."""
-
-    def __init__(self, source: _Source) -> None:
-        self.source = source
-        self.data = b""
-        self.base = 0
-        self._step = _WINDOW_BYTES // 2
-
-    def at(self, offset: int, need: int = _HEAD_BYTES) -> int:
-        """The index of ``offset`` in ``data``, with ``need`` bytes from there if they exist.
-
-        At the end of the source four zeros are added, so that a last head of eight bytes can be
-        unpacked like any other. (Should it be one of twelve, its value begins behind the end,
-        and so it is found to be cut.)
-        """
-        index = offset - self.base
-        if index + need <= len(self.data):
-            return index
-        is_jump = bool(self.data) and index > len(self.data)
-        self._step = _JUMP_WINDOW_BYTES if is_jump else min(2 * self._step, _MAX_WINDOW_BYTES)
-        size = max(need, self._step)
-        self.data = self.source.read(offset, size)
-        self.base = offset
-        if len(self.data) < size:
-            self.data += _PAD
-        return 0
-
-    def has_head(self, index: int) -> bool:
-        """Whether there is room for a head at ``index``, as `at` returned it."""
-        return len(self.data) - index >= _HEAD_BYTES
-
-    def copy(self, offset: int, size: int) -> bytes:
-        """The bytes themselves, without added zeros."""
-        index = self.at(offset, size)
-        return self.data[index : index + min(size, self.source.end - offset)]
-
-
 # -- the walk --------------------------------------------------------------------------------
 
 
@@ -264,8 +106,8 @@ class _Step(Protocol):
 class _Walk:
     """One walk. What it finds is in ``walked``; what it is inside of, on the stack."""
 
-    def __init__(self, source: _Source, syntax: Syntax, wanted: Collection[int] = ()) -> None:
-        self.window = _Window(source)
+    def __init__(self, source: Source, syntax: Syntax, wanted: Collection[int] = ()) -> None:
+        self.window = Window(source)
         self.walked = Walked(syntax)
         self._source = source
         self._wanted = wanted
@@ -345,12 +187,12 @@ class _Walk:
     def _items(self, offset: int, syntax: Syntax) -> int:
         """Walk over items in explicit VR until one has to be entered, or the sequence ends."""
         data, base, unpack = self.window.data, self.window.base, _UNPACK_IMPLICIT[syntax.is_little]
-        index, last = offset - base, len(data) - _HEAD_BYTES
+        index, last = offset - base, len(data) - HEAD_BYTES
         while True:
             if index > last:
                 index, base = self._head(base + index), self.window.base
                 data = self.window.data
-                last = len(data) - _HEAD_BYTES
+                last = len(data) - HEAD_BYTES
             group, number, length = unpack(data, index)
             self._count += 1
             index += 8
@@ -373,12 +215,12 @@ class _Walk:
         """
         floor = depth - 1
         data, base, unpack = self.window.data, self.window.base, _UNPACK_IMPLICIT[True]
-        index, last = offset - base, len(data) - _HEAD_BYTES
+        index, last = offset - base, len(data) - HEAD_BYTES
         while depth > floor:
             if index > last:
                 index, base = self._head(base + index), self.window.base
                 data = self.window.data
-                last = len(data) - _HEAD_BYTES
+                last = len(data) - HEAD_BYTES
             group, number, length = unpack(data, index)
             self._count += 1
             if group != _DELIMITERS:
@@ -406,12 +248,12 @@ class _Walk:
     def _explicit(self, offset: int, syntax: Syntax) -> int:
         """Walk over an explicit item's elements until one has to be entered, or the item ends."""
         data, base, unpack = self.window.data, self.window.base, _UNPACK_EXPLICIT[syntax.is_little]
-        index, last = offset - base, len(data) - _HEAD_BYTES
+        index, last = offset - base, len(data) - HEAD_BYTES
         while True:
             if index > last:
                 index, base = self._head(base + index), self.window.base
                 data = self.window.data
-                last = len(data) - _HEAD_BYTES
+                last = len(data) - HEAD_BYTES
             group, number, vr, length = unpack(data, index)
             self._count += 1
             index += 8
@@ -478,14 +320,14 @@ class _Walk:
             raise Broken(Reason.TOO_COMPLEX, f"more than {MAX_ELEMENTS} elements")
         index = self.window.at(offset)
         if not self.window.has_head(index):
-            raise self._cut(offset + _SHORT_HEAD_BYTES)
+            raise self._cut(offset + SHORT_HEAD_BYTES)
         return index
 
     def _cut(self, expected: int) -> Broken:
         end = self._source.end
-        rest = self._source.read(expected - _SHORT_HEAD_BYTES, _SHORT_HEAD_BYTES)
+        rest = self._source.read(expected - SHORT_HEAD_BYTES, SHORT_HEAD_BYTES)
         if rest and not rest.strip(b"\0") and not self._stack:
-            return self._bad(expected - _SHORT_HEAD_BYTES, "padding")
+            return self._bad(expected - SHORT_HEAD_BYTES, "padding")
         return Broken(
             Reason.TRUNCATED,
             f"ends at byte {end} of at least {expected} expected",
@@ -509,7 +351,7 @@ def _is_vr(two: bytes) -> bool:
 # -- before the data set ---------------------------------------------------------------------
 
 
-def _check_mark(file: _File) -> None:
+def _check_mark(file: File) -> None:
     """Look at preamble and mark (PS3.10 section 7.1).
 
     The preamble is zeros, or the head of a TIFF file for those who read the object as that. A
@@ -528,11 +370,11 @@ def _check_mark(file: _File) -> None:
         detail = f"ends at byte {len(head)} of at least {_META_AT} expected"
         raise Broken(Reason.TRUNCATED, detail, can_improve=True, is_dicom=False)
     is_half = may_begin and _MARK.startswith(mark.rstrip(b"\0"))
-    blank = is_half and (len(head) < _META_AT or file.is_blank(_META_AT - _HEAD_BYTES))
+    blank = is_half and (len(head) < _META_AT or file.is_blank(_META_AT - HEAD_BYTES))
     raise Broken(Reason.NOT_DICOM, "", can_improve=blank, is_dicom=False)
 
 
-def _read_meta(file: _File) -> tuple[int, bytes]:
+def _read_meta(file: File) -> tuple[int, bytes]:
     """Where the file meta information ends, and its Transfer Syntax UID (PS3.10 section 7.1).
 
     The next group tells where it ends: the length in (0002,0000) is wrong in some files.
@@ -572,13 +414,13 @@ def walk(descriptor: int, size: int, wanted: Collection[int]) -> Walked:
     Raises:
         Broken: it does not end where it should, or is no DICOM object.
     """
-    file = _File(descriptor, size)
+    file = File(descriptor, size)
     _check_mark(file)
     start, transfer_syntax = _read_meta(file)
-    source: _Source = file
+    source: Source = file
     if transfer_syntax == _DEFLATED:
-        source, start = _Inflated(file, start), 0
-    syntax = _syntax(transfer_syntax, source.read(start, _SHORT_HEAD_BYTES))
+        source, start = Inflated(file, start), 0
+    syntax = _syntax(transfer_syntax, source.read(start, SHORT_HEAD_BYTES))
     journey = _Walk(source, syntax, wanted)
     journey.data_set(start)
     return journey.walked
