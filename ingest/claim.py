@@ -67,12 +67,7 @@ def take(claim: Claim, expected: Snapshot) -> None:
     # Asked first, so that no folder is made in the place of a drop folder that is away.
     if not os.path.lexists(claim.original):
         raise Changed("it is gone")
-    folder = os.path.dirname(claim.place)
-    if os.path.realpath(os.path.join(claim.root, folder)) != os.path.normpath(
-        os.path.join(os.path.realpath(claim.root), folder)
-    ):
-        # The folder has become a link since it was swept: what it leads to isn't ours to move.
-        raise FileProblem(Reason.CANNOT_MOVE, "its folder is a link")
+    _check_folders(claim)
     try:
         os.makedirs(os.path.dirname(claim.path), mode=0o700, exist_ok=True)
         files.move(claim.original, claim.path)
@@ -88,6 +83,20 @@ def take(claim: Claim, expected: Snapshot) -> None:
     except Changed:
         release(claim)
         raise
+
+
+def _check_folders(claim: Claim) -> None:
+    """Whoever may write into the drop folder must not have us move files of others."""
+    folder = os.path.dirname(claim.place)
+    if os.path.realpath(os.path.join(claim.root, folder)) != os.path.normpath(
+        os.path.join(os.path.realpath(claim.root), folder)
+    ):  # it has become a link since it was swept
+        raise FileProblem(Reason.CANNOT_MOVE, "its folder is a link")
+    ours = os.path.join(claim.root, FOLDER)
+    if os.path.lexists(ours) and not _is_folder(ours):
+        raise FileProblem(
+            Reason.CANNOT_MOVE, "a file called .ingest lies where our own folder should be"
+        )
 
 
 def release(claim: Claim) -> bool:
@@ -121,18 +130,15 @@ def found(root: bytes, in_hand: Collection[str] = ()) -> Iterator[Claim]:
     Empty ones, and aliases whose claim is over, are removed on the way. Whatever else lies
     there isn't ours, and stays.
     """
-    try:
-        names = sorted(entry.name for entry in os.scandir(os.path.join(root, FOLDER)))
-    except OSError:  # there are none, or the whole drop folder is away
-        return
-    for name in names:
+    for name in _entries(os.path.join(root, FOLDER)):
         claim_id = os.fsdecode(name.removesuffix(_ALIAS))
         if claim_id in in_hand:
             continue
         folder = os.path.join(root, FOLDER, name)
-        if os.path.islink(folder) or not os.path.isdir(folder):
+        if not _is_folder(folder):
             if _ALIAS_NAME.fullmatch(name):
-                files.unlink_alias(folder)
+                with contextlib.suppress(OSError):  # without the rights: it does no harm
+                    files.unlink_alias(folder)
             continue
         claim_id = os.fsdecode(name)
         places = list(_files_below(folder))
@@ -141,6 +147,16 @@ def found(root: bytes, in_hand: Collection[str] = ()) -> Iterator[Claim]:
         if not places:
             _remove_tree_of_empty_folders(folder)
     files.remove_empty(os.path.join(root, FOLDER))
+
+
+def _entries(folder: bytes) -> list[bytes]:
+    """In order; none if the folder isn't there, or the whole drop folder is away."""
+    if not _is_folder(folder):
+        return []
+    try:
+        return sorted(entry.name for entry in os.scandir(folder))
+    except OSError:
+        return []
 
 
 def _files_below(folder: bytes) -> Iterator[bytes]:
@@ -153,6 +169,10 @@ def _files_below(folder: bytes) -> Iterator[bytes]:
 def _remove_tree_of_empty_folders(folder: bytes) -> None:
     for base, _folders, _names in os.walk(folder, topdown=False):
         files.remove_empty(base)
+
+
+def _is_folder(path: bytes) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path)
 
 
 def _clean(claim: Claim) -> None:

@@ -58,6 +58,10 @@ AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+# Keys of the design that a later version will know: (table, key).
+_PLANNED = frozenset({("rule",), ("openrem", "command"), ("openrem", "paths")})
+
+
 class _Table(BaseModel):
     """A table of the configuration: unknown keys are errors, values don't change."""
 
@@ -235,6 +239,8 @@ def load(path: Path) -> Settings:
 def _explain(error: ErrorDetails) -> str:
     """One line: the key, what is wrong with it, and what would be right."""
     key = _key(error["loc"])
+    if error["loc"][:2] in _PLANNED:
+        return f"{key}: is planned, but not in this version. Next: remove it"
     match error["type"]:
         case "extra_forbidden":
             return f"{key}: unknown key. Next: {_nearest(error['loc'])}"

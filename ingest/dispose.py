@@ -128,11 +128,3 @@ def _names(path: bytes) -> Iterator[bytes]:
     while True:
         yield os.path.join(folder, files.name_that_fits(stem, b"~%d" % number + suffix))
         number += 1
-
-
-def tidy(root: bytes, folder: bytes) -> None:
-    """Remove ``folder`` and those above it while they are empty; never ``root`` itself."""
-    while folder != root and folder.startswith(root + b"/"):
-        if not files.remove_empty(folder):
-            return
-        folder = os.path.dirname(folder)

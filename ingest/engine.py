@@ -275,10 +275,10 @@ class Engine:
             self._in_hand[claim_id] = job  # first: what the ledger calls claimed is in a hand
             try:
                 self.ledger.claimed(job, claim_id, now)
+                job = self._in_hand[claim_id] = self.ledger.get(job.id)
             except Exception:
                 del self._in_hand[claim_id]
                 raise
-            job = self._in_hand[claim_id] = self.ledger.get(job.id)
             return job
 
     def _import(self, inbox: Inbox, job: Job, openrem: OpenRem) -> None:
@@ -569,6 +569,16 @@ class Engine:
             self.breaker.failures += 1
             self.breaker.probe_at = self._clock() + policy.delay_s(self.breaker.failures, PROBES)
 
+    def check(self, openrem: OpenRem) -> None:
+        """Ask after OpenREM's health while there is nothing to import, so that status knows."""
+        if self.breaker.is_open:
+            return
+        try:
+            openrem.hello()
+        except OpenRemUnreachable as trouble:
+            if not self.stopping.is_set():
+                self._open_breaker(trouble.reason, trouble.detail)
+
     def _probe(self, openrem: OpenRem) -> bool:
         """Ask whether OpenREM is back, if it is time to. True if it is."""
         with self.breaker.lock:
@@ -633,6 +643,8 @@ class Engine:
         """Look again at files whose waiting time is over. Returns how many."""
         due = self.ledger.due(list(self.inboxes), self._clock(), limit)
         for job in due:
+            if self.stopping.is_set():
+                break
             self.look(self.inboxes[job.drop], job.path)
         return len(due)
 

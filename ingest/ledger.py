@@ -12,8 +12,10 @@ on its journey; afterwards a digest of it stays, enough to answer "what became o
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -100,13 +102,15 @@ class Ledger:
         """
         self.path = path
         self._lock = threading.RLock()
+        _check_place(path, read_only=read_only)
         try:
-            self._connection = _connect(path, read_only=read_only)
-            try:
-                self._upgrade(read_only=read_only)
-            except BaseException:
-                self._connection.close()
-                raise
+            with contextlib.nullcontext() if read_only else _one_at_a_time(path.parent):
+                self._connection = _connect(path, read_only=read_only)
+                try:
+                    self._upgrade(read_only=read_only)
+                except BaseException:
+                    self._connection.close()
+                    raise
         except sqlite3.Error as error:
             raise LedgerError(
                 f"the ledger {path} can't be used ({error}). Next: check state_dir in the "
@@ -128,7 +132,6 @@ class Ledger:
         if read_only or self._version() == len(_UPGRADES):
             return
         with self._writing() as connection:
-            # Asked again: the service and a command may make the ledger at the same moment.
             for upgrade in _UPGRADES[self._version() :]:
                 for statement in upgrade.split(";"):  # executescript would commit in between
                     connection.execute(statement)
@@ -390,18 +393,21 @@ class Ledger:
     def forget(self, drops: str, now: float) -> None:
         """End what a manual import left unfinished: its paths are not ours to keep.
 
+        What it has done counts for one run only: the next asks OpenREM anew, which may have
+        been set back meanwhile.
+
         Args:
             drops: how the names of its folders begin.
             now: seconds since the epoch.
         """
-        live = json.dumps([state.name for state in LIVE])
+        states = json.dumps([state.name for state in LIVE | {State.DONE}])
         with self._writing() as connection:
             connection.execute(
                 """
                 UPDATE job SET state = ?, path = NULL, claim = '', updated = ?
                 WHERE drop_name GLOB ? AND state IN (SELECT value FROM json_each(?))
                 """,
-                (State.GONE.name, now, drops + " *", live),
+                (State.GONE.name, now, drops + " *", states),
             )
 
     def _move(
@@ -413,8 +419,8 @@ class Ledger:
         assignments = ", ".join(f"{name} = ?" for name in columns)
         with self._writing(durable=durable) as connection:
             changed = connection.execute(
-                f"UPDATE job SET {assignments} WHERE id = ? AND state = ?",  # noqa: S608
-                (*columns.values(), job.id, job.state.name),
+                f"UPDATE job SET {assignments} WHERE id = ? AND state = ? AND drop_name = ?",  # noqa: S608
+                (*columns.values(), job.id, job.state.name, job.drop),
             )
             if changed.rowcount != 1:
                 raise Overtaken(f"job {job.id} is no longer {job.state.name}")
@@ -497,7 +503,7 @@ class Ledger:
         return (str(rows[0][0]), float(str(rows[0][1]))) if rows else None
 
 
-def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+def _check_place(path: Path, *, read_only: bool) -> None:
     if read_only:
         try:
             path.stat()
@@ -514,6 +520,25 @@ def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
                 f"the folder {path.parent} can't be made ({error.strerror}). "
                 "Next: correct state_dir in the configuration, or its parent's rights"
             ) from error
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let those who make, upgrade or switch to WAL wait for each other.
+
+    The service and a command may do so at the same moment, and SQLite's own waiting does not
+    cover the switch to WAL: it says "database is locked" at once.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     mode = "ro" if read_only else "rwc"
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",

@@ -6,6 +6,8 @@ UID first, then what OpenREM looks at besides (OpenREM ``remapp.extractors``, ``
 drop folder that an object lies in is only a hint.
 """
 
+import re
+
 from ingest.errors import Reason
 from ingest.model import Decision, Header, Import, Importer, Reject
 
@@ -32,6 +34,8 @@ _IMAGES: dict[str, tuple[Importer, str]] = {
 
 # OpenREM takes the Study Time of these without a fallback, and fails where there is none.
 _NEEDS_STUDY_TIME = frozenset({Importer.MG, Importer.DX, Importer.CTPHILIPS})
+
+_CODE = re.compile(r"[A-Za-z0-9.:_-]{1,16}", re.ASCII)  # Code Value is an SH (PS3.3 section 8)
 
 _TOMOSYNTHESIS = {
     _STORAGE + "13.1.3": "a breast tomosynthesis image",
@@ -85,7 +89,8 @@ def _structured_report(header: Header) -> Decision:
         and (header.title_scheme, header.title_code) == SIEMENS_SUMMARY
     ):
         return Import(importer=Importer.RDSR, because="it is a Siemens radiation summary")
-    title = header.title_code or "missing"
+    # A code has no blanks; whatever else a sender put there might be about a patient.
+    title = header.title_code if _CODE.fullmatch(header.title_code) else "missing or no code"
     return Reject(reason=Reason.NOT_A_DOSE_REPORT, because=f"its title code is {title}")
 
 
@@ -103,6 +108,6 @@ def _secondary_capture(header: Header) -> Decision:
 
 def study_order(header: Header) -> str:
     """Sorts a backlog oldest study first: OpenREM's weekly sums take in earlier studies only."""
-    date = header.study_date.replace(".", "")  # 1999.12.31 and 23:59:59: forms of old objects
-    time = header.study_time.replace(":", "")
-    return date.ljust(8, "0") + time.ljust(6, "0")
+    day = header.study_date.replace(".", "")  # 1999.12.31 and 23:59:59: forms of old objects
+    clock = header.study_time.replace(":", "")
+    return day.ljust(8, "0") + clock.ljust(6, "0")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ingest import __version__, log, policy, watch
-from ingest.config import Drop, Settings
+from ingest.config import BY_HAND, Drop, Settings
 from ingest.engine import Ended, Engine, Inbox, place_of
 from ingest.errors import BusyError, ConfigError, LedgerError, OpenRemUnreachable
 from ingest.ledger import Ledger
@@ -31,7 +31,9 @@ BATCH = 200  # files looked at before hints and waiting files have their turn ag
 IDLE_S = 0.5
 LEDGER_REST_S = 5.0
 HEARTBEAT_S = 10.0
+CHECK_S = 30.0  # between questions after OpenREM's health while nothing is imported
 SCAN_SHARE = 20  # a quick sweep that took a second rests for 20
+IMPORT = "import"  # the lock of manual imports
 STANDING_S = 60.0  # a sub-folder that is empty for so long was prepared by someone
 
 
@@ -109,6 +111,12 @@ def only_one(state_dir: Path, name: str) -> Iterator[None]:
                 "Next: stop that one, or give this one a state_dir of its own"
             ) from None
         yield
+
+
+def _forget_killed_import(settings: Settings, ledger: Ledger, now: float) -> None:
+    """Take back what a manual import that was killed has in hand: it may lie in a drop folder."""
+    with contextlib.suppress(BusyError), only_one(settings.state_dir, IMPORT):
+        ledger.forget(BY_HAND, now)
 
 
 @contextlib.contextmanager
@@ -273,14 +281,20 @@ class Service:
             thread.start()
 
     def _import_loop(self, worker: Worker) -> None:
+        checked_at = self._clock()
         while not self.engine.stopping.is_set():
             try:
                 worked = self.engine.import_next(worker)
             except Exception as error:  # noqa: BLE001 - see _rest
                 self._rest(error)
                 continue
-            if not worked:
-                self.engine.stopping.wait(IDLE_S)
+            if worked:
+                checked_at = self._clock()
+                continue
+            if worker is self._workers[0] and self._clock() > checked_at + CHECK_S:
+                checked_at = self._clock()
+                self.engine.check(worker)
+            self.engine.stopping.wait(IDLE_S)
 
     def _intake_loop(self) -> None:
         while not self.engine.stopping.is_set():
@@ -310,6 +324,8 @@ class Service:
         self._check_watches()
         paths, overflowed = self._hints.take()
         for path in paths:
+            if self.engine.stopping.is_set():
+                return False
             self._follow(path)
         if overflowed:
             self._full_at = 0.0
@@ -373,8 +389,10 @@ class Service:
         self._is_sweeping = True
 
     def _everything(self) -> Iterator[tuple[Inbox, bytes]]:
+        _forget_killed_import(self._settings, self._ledger, self._clock())
         for inbox in self.engine.inboxes.values():
-            self.engine.recover(inbox)
+            if inbox.is_drop:
+                self.engine.recover(inbox)
             for path in self._trees[inbox.name].everything():
                 yield inbox, path
 

@@ -83,19 +83,16 @@ def _dose_report(facts: Facts) -> str | Shortfall:
     has its events (OpenREM ``rdsr._handle_study_already_existing``). That row, too, must be
     finished: an event's UID is written before its doses.
     """
-    recorded = [study for study in facts.studies if study.has_sop]
-    stored = Counter(
-        uid
-        for study in facts.studies
-        if study.has_sop or _is_finished(study)
-        for uid in study.event_uids
-    )
-    missing = Counter(facts.content.event_uids) - stored
-    if not recorded or missing:
-        detail = f"{missing.total()} of {len(facts.content.event_uids)} events are missing"
-        return _short(facts, detail if missing else "not recorded")
-    if not any(_is_finished(study) for study in recorded):
+    finished = [study for study in facts.studies if _is_finished(study)]
+    if not any(study.has_sop for study in facts.studies):
+        return _short(facts, "not recorded")
+    if not any(study.has_sop for study in finished):
         return _short(facts, "the study was not written to its end")
+    stored = Counter(uid for study in finished for uid in study.event_uids)
+    if missing := Counter(facts.content.event_uids) - stored:
+        return _short(
+            facts, f"{missing.total()} of {len(facts.content.event_uids)} events are missing"
+        )
     return f"{len(facts.content.event_uids)} events stored"
 
 

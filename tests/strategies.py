@@ -24,7 +24,7 @@ TAILS = (
 AWKWARD_NAMES = (
     b"a b.dcm",
     b"[1].dcm",
-    b"it's \"it\".dcm",
+    b'it\'s "it".dcm',
     b"two\nlines.dcm",
     b"-rf",
     b"--help",
@@ -51,9 +51,13 @@ AWKWARD_NAMES = (
 _bytes = st.binary(min_size=1, max_size=255).map(
     lambda name: name.replace(b"/", b"-").replace(b"\0", b"0")
 )
-names = (st.sampled_from(AWKWARD_NAMES) | _bytes).filter(lambda name: name not in {b".", b".."})
+names = (st.sampled_from(AWKWARD_NAMES) | _bytes).filter(
+    lambda name: name not in {b".", b"..", b".ingest"}
+)
 
-uids = st.from_regex(r"[0-2](\.(0|[1-9][0-9]{0,8})){4,6}", fullmatch=True, alphabet=string.printable)
+uids = st.from_regex(
+    r"[0-2](\.(0|[1-9][0-9]{0,8})){4,6}", fullmatch=True, alphabet=string.printable
+)
 sop_classes = st.sampled_from([STORAGE + tail for tail in TAILS]) | uids | st.text(max_size=64)
 texts = st.text(max_size=20)
 manufacturers = st.sampled_from(("Philips", "philips", "Philips ", "Philips Medical Systems", ""))

@@ -1,18 +1,17 @@
 """`import`: a manual import of files and folders; the sources stay unless told otherwise."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from ingest import service, watch
+from ingest import claim, service, watch
 from ingest.commands.run import stopped_by_signals
 from ingest.commands.show import Run, now
-from ingest.config import Settings
+from ingest.config import BY_HAND, Settings
 from ingest.engine import Inbox
 from ingest.ledger import Ledger
 from ingest.settle import Patience
 
-BY_HAND = "by hand"
 # Whoever imports by hand says that the files are whole; one that just changed gets a moment.
 PATIENCE = Patience(quiet_s=0.5, incomplete_after_s=0.0)
 
@@ -54,13 +53,15 @@ def import_by_hand(settings: Settings, paths: Sequence[Path], *, delete: bool) -
     sources = {inbox.name: Chosen(chosen[inbox.root]) for inbox in inboxes}
     shown = Run()
     with (
-        service.only_one(settings.state_dir, "import"),
+        service.only_one(settings.state_dir, service.IMPORT),
         service.openrem_database(settings),
         stopped_by_signals() as stop,
     ):
         ledger = Ledger(settings.ledger_path)
         try:
             ledger.forget(BY_HAND, now())
+            if delete:
+                _put_back(chosen, settings)
             draining = service.Service(
                 settings,
                 ledger,
@@ -78,6 +79,18 @@ def import_by_hand(settings: Settings, paths: Sequence[Path], *, delete: bool) -
     return shown.finish()
 
 
+def _put_back(roots: Collection[bytes], settings: Settings) -> None:
+    """Put back what an earlier import with --delete had set aside when it was killed.
+
+    Not in a drop folder: there it may be in the hand of the running service, which will do it.
+    """
+    drops = {inbox.root for inbox in service.inboxes_of(settings)}
+    for root in roots:
+        if root not in drops:
+            for claimed in claim.found(root):
+                claim.release(claimed)
+
+
 def _by_folder(paths: Sequence[Path]) -> dict[bytes, list[bytes]]:
     """The chosen paths by the folder that a claim of theirs would lie in."""
     chosen: dict[bytes, list[bytes]] = {}
@@ -87,4 +100,18 @@ def _by_folder(paths: Sequence[Path]) -> dict[bytes, list[bytes]]:
         whole = os.path.join(os.path.realpath(parent), name)
         is_folder = os.path.isdir(whole) and not os.path.islink(whole)
         chosen.setdefault(whole if is_folder else os.path.dirname(whole), []).append(whole)
-    return chosen
+    folders = {path for paths in chosen.values() for path in paths if path in chosen}
+    return {
+        root: outermost
+        for root, paths in chosen.items()
+        if (outermost := [path for path in dict.fromkeys(paths) if not _lies_in(path, folders)])
+    }
+
+
+def _lies_in(path: bytes, folders: Collection[bytes]) -> bool:
+    """Does it come with a chosen folder above it anyway?"""
+    while (above := os.path.dirname(path)) != path:
+        if above in folders:
+            return True
+        path = above
+    return False

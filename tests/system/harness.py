@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from typing import Any, Self
 
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
 from ingest.dispose import why_of
 from ingest.openrem.postgres import PORT
@@ -98,6 +100,15 @@ class Service:
         """Wait until OpenREM has answered it."""
         until(lambda: self.has_said("openrem.ready") or self.has_ended(), "the service is ready")
         return self
+
+    def started(self) -> Self:
+        """Wait until it can be told to stop."""
+        until(lambda: self.has_said("service.started") or self.has_ended(), "it has started")
+        return self
+
+    def imports_something(self) -> None:
+        """Wait until it has imported a file."""
+        until(lambda: self.has_said("file.imported"), "a file is imported")
 
     def imports(self, content: bytes) -> None:
         """Wait until it has dealt with this object to the end."""
@@ -227,6 +238,10 @@ class Ground:
         """Whether the drop folders hold no file, nor a claim."""
         return not any(self.files().values())
 
+    def wait_for_fewer(self, name: str, most: int) -> None:
+        """Wait until a drop folder has fewer files than that."""
+        until(lambda: len(self.files()[name]) < most, f"fewer than {most} in {name}")
+
     def folders(self) -> list[Path]:
         """All folders below the drop folders."""
         return [path for path in self.root.glob("dosedata/[mds]*/**/*") if path.is_dir()]
@@ -266,7 +281,13 @@ class Ground:
         self.services.append(service)
         return service
 
-    def says(self, *arguments: str | bytes | Path, weak: bool = False, config: bool = True) -> Said:
+    def says(
+        self,
+        *arguments: str | bytes | Path,
+        weak: bool = False,
+        config: bool = True,
+        deadline_s: float = DEADLINE_S,
+    ) -> Said:
         """Run a command to its end."""
         done = subprocess.run(
             self._argv(arguments, weak=weak, config=config),
@@ -274,11 +295,15 @@ class Ground:
             env=_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=DEADLINE_S,
+            timeout=deadline_s,
             check=False,
         )
         out, err = (text.decode("utf-8", "replace") for text in (done.stdout, done.stderr))
         return Said(code=done.returncode, out=checked(out), err=checked(err))
+
+    def demo(self, folder: Path) -> Said:
+        """Run the demo, which may take minutes."""
+        return self.says("demo", "--dir", folder, config=False, deadline_s=600)
 
     def starts(self, *arguments: str | bytes | Path) -> subprocess.Popen[bytes]:
         """Start a command."""
@@ -383,11 +408,13 @@ def files_below(folder: Path | bytes) -> list[bytes]:
 
 
 def _environment() -> dict[str, str]:
-    return {
+    """Ours, less what would change a command's answer; its tables get room in every line."""
+    kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("OPENREM_INGEST_") and name not in ("NO_COLOR", "FORCE_COLOR")
     }
+    return {**kept, "COLUMNS": "200"}
 
 
 @contextmanager
@@ -416,22 +443,22 @@ def new_uid() -> str:
     return f"2.25.{uuid.uuid4().int}"
 
 
-def image(kind: str = "dx", *, study: str = "", **elements: object) -> bytes:
+def image(kind: str = "dx", *, study: str = "", **elements: str) -> bytes:
     """An image of its own: an own time of exposure, and an own study if none is given."""
     name = {"dx": "dx/dx-1.dcm", "mammo": "mammo/mammo-left.dcm"}[kind]
     return changed(sample(name), study=study, **elements)
 
 
-def report(kind: str = "ct", **elements: object) -> bytes:
+def report(kind: str = "ct", *, study: str = "", **elements: str) -> bytes:
     """A dose report of its own study."""
-    return changed(sample(f"sr/{kind}-dose-report.dcm"), **elements)
+    return changed(sample(f"sr/{kind}-dose-report.dcm"), study=study, **elements)
 
 
-def changed(content: bytes, *, study: str = "", **elements: object) -> bytes:
+def changed(content: bytes, *, study: str = "", **elements: str) -> bytes:
     """An object with UIDs and times of its own, and with these elements."""
     dataset = dcmread(io.BytesIO(content))
     number = next(_number)
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = new_uid()
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID(new_uid())
     dataset.StudyInstanceUID = study or new_uid()
     if "AcquisitionTime" in dataset:
         minute, second = divmod(number, 60)
@@ -440,9 +467,10 @@ def changed(content: bytes, *, study: str = "", **elements: object) -> bytes:
         dataset.AcquisitionTime = dataset.ContentTime = clock
     if "IrradiationEventUID" in dataset:
         dataset.IrradiationEventUID = new_uid()
-    for keyword, value in elements.items():
-        setattr(dataset, keyword, value)
-    return written(dataset)
+    with warnings.catch_warnings(action="ignore"):  # some values are wrong on purpose
+        for keyword, value in elements.items():
+            setattr(dataset, keyword, value)
+        return written(dataset)
 
 
 def written(dataset: Dataset) -> bytes:
@@ -455,6 +483,11 @@ def written(dataset: Dataset) -> bytes:
 def sop_uid(content: bytes) -> str:
     """An object's SOP Instance UID."""
     return str(dcmread(io.BytesIO(content), stop_before_pixels=True).SOPInstanceUID)
+
+
+def study_uid(content: bytes) -> str:
+    """An object's Study Instance UID."""
+    return str(dcmread(io.BytesIO(content), stop_before_pixels=True).StudyInstanceUID)
 
 
 # -- the way to the database for a service with few rights -----------------------------------------
@@ -471,11 +504,13 @@ def relay(site: Site) -> Iterator[Mapping[str, str]]:
         thread = threading.Thread(target=_accept, args=(listening, site, stop))
         thread.start()
         port = listening.getsockname()[1]
-        yield {"SQL_HOST": "127.0.0.1", "SQL_PORT": str(port)}
-        stop.set()
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            pass
-        thread.join()
+        try:
+            yield {"SQL_HOST": "127.0.0.1", "SQL_PORT": str(port)}
+        finally:
+            stop.set()
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                pass
+            thread.join()
 
 
 def _accept(listening: socket.socket, site: Site, stop: threading.Event) -> None:

@@ -58,8 +58,9 @@ def test_the_safer_line_is_the_tested_one() -> None:
 def test_every_sop_class_of_a_kind_has_its_line() -> None:
     found = lines((MAMMO, DX, SR), plain=False)
 
-    classes = re.findall(r'ifequal "%V0008,0016","1\.2\.840\.10008\.5\.1\.4\.1\.1\.([0-9.]+)"',
-                         "\n".join(found))
+    classes = re.findall(
+        r'ifequal "%V0008,0016","1\.2\.840\.10008\.5\.1\.4\.1\.1\.([0-9.]+)"', "\n".join(found)
+    )
     assert classes == ["1.2", "1.2.1", "1.1", "1.1.1", "1", "88.67", "88.22", "88.68"]
 
 

@@ -61,7 +61,7 @@ def test_every_failure_has_a_reason(families: list[str], sqlstate: str, model: s
     ],
 )
 def test_the_databases_own_word_goes_before_the_type(sqlstate: str, reason: Reason) -> None:
-    """numpy turned a database error into a TypeError."""
+    """Numpy once turned a database error into a TypeError."""
     assert reason_of(a_failure("builtins.TypeError", sqlstate=sqlstate)) is reason
 
 

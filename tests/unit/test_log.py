@@ -21,6 +21,7 @@ class Terminal(io.StringIO):
     """Says that it is one."""
 
     def isatty(self) -> bool:
+        """Yes."""
         return True
 
 
@@ -132,7 +133,7 @@ def test_so_is_this_uid(uid: str) -> None:
         b"1.2.3.4.5.dcm\n",
         b"1.2.3.4.5 Miller.dcm",
         b"1.2.3.4.5." + b"1" * 60,  # longer than a UID may be
-        "١.٢.٣.٤.٥".encode(),  # digits, but not of ASCII
+        "\u0661.\u0662.\u0663.\u0664.\u0665".encode(),  # digits, but not of ASCII
         b"2.25.1956",
     ],
 )

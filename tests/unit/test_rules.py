@@ -208,9 +208,7 @@ def test_a_backlog_is_sorted_by_the_studies_times() -> None:
         ("20240101", "083000.5"),
         ("20240102", "000000"),
     ]
-    in_order = [
-        study_order(a_header(study_date=date, study_time=time)) for date, time in times
-    ]
+    in_order = [study_order(a_header(study_date=date, study_time=time)) for date, time in times]
 
     assert in_order == sorted(in_order)
 

@@ -1,0 +1,177 @@
+"""`import`: files and folders by hand; the sources stay unless told otherwise."""
+
+import os
+from pathlib import Path
+
+from tests.system.harness import Ground, image, relay, report, sample, until
+
+
+def test_sources_stay_as_they_are(ground: Ground) -> None:
+    """Bytes, times and place; what is not imported is listed, and exit code 1 says so."""
+    folder = _folder(ground)
+    before = _picture(folder)
+    said = ground.says("import", folder)
+    assert said.code == 1, said
+    assert _summary(said.out) == {
+        "imported": 3,
+        "already there": 0,
+        "ignored": 0,
+        "not imported: not-dicom": 1,
+        "not imported: truncated": 1,
+    }
+    complaints = said.err.splitlines()
+    assert len(complaints) == 2, complaints
+    for name in ("notes.txt", "cut.dcm"):
+        (line,) = [line for line in complaints if name in line]
+        assert "Next: " in line
+    assert _picture(folder) == before
+    again = ground.says("import", folder)
+    assert (again.code, _summary(again.out)["already there"]) == (1, 3), again
+    assert sorted(row[2:6] for row in ground.held()) == [
+        ("1", "1", "1", "1"),
+        ("1", "1", "1", "1"),
+        ("3", "3", "1", "1"),
+    ]
+    assert _picture(folder) == before
+
+
+def test_delete_removes_only_what_is_proven(ground: Ground) -> None:
+    """The rejected stay, and so do the folders: they are the user's own."""
+    folder = _folder(ground)
+    said = ground.says("import", "--delete", folder)
+    assert said.code == 1, said
+    left = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    assert left == {"a", "a/b", "notes.txt", "a/cut.dcm"}
+    assert ground.events() == 2
+
+
+def test_files_and_folders_named_in_every_way(ground: Ground) -> None:
+    """Singly, twice, within a named folder, relative, awkward: each is imported once."""
+    folder = ground.root / "in [x]"
+    folder.mkdir()
+    (folder / "tree.dcm").mkdir()
+    for name in ("tree.dcm/one.dcm", "-two.dcm", "three\n.dcm"):
+        (folder / name).write_bytes(image())
+    alone = ground.root / "alone.dcm"
+    alone.write_bytes(image())
+    said = ground.says("import", folder, folder / "-two.dcm", "alone.dcm", alone)
+    assert said.code == 0, said
+    assert ground.events() == 4
+    summary = _summary(said.out)
+    assert (summary["imported"], summary["already there"]) == (4, 0)
+    assert ground.says("import", "--workers", "1", folder / "tree.dcm").code == 0
+    assert ground.events() == 4
+
+
+def test_a_link_is_not_followed(ground: Ground) -> None:
+    """It is told, and left where it is."""
+    (ground.root / "real.dcm").write_bytes(image())
+    link = ground.root / "link.dcm"
+    link.symlink_to("real.dcm")
+    said = ground.says("import", "--delete", link)
+    assert said.code == 1, said
+    assert "not-a-file" in said.out
+    assert link.is_symlink()
+    assert ground.events() == 0
+
+
+def test_a_folder_that_may_only_be_read(ground: Ground) -> None:
+    """As a CD or somebody else's archive; nothing needs to be written there."""
+    folder = _folder(ground)
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o500 if path.is_dir() else 0o400)
+    before = _picture(folder)
+    with relay(ground.site) as way:
+        ground.env = {**ground.site.environment(ground.database), **way}
+        ground.configure()
+        said = ground.says("import", folder, weak=True)
+        assert (said.code, _summary(said.out)["imported"]) == (1, 3), said
+        deleting = ground.says("import", "--delete", folder, weak=True)
+        assert deleting.code == 1, deleting
+    assert _picture(folder) == before
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o700)
+
+
+def test_it_works_beside_the_service(ground: Ground) -> None:
+    """Both import the same object and others at once; each is counted once."""
+    ground.after = "keep"
+    ground.configure()
+    folder = ground.root / "files"
+    folder.mkdir()
+    both = [image() for _ in range(20)]
+    for number, content in enumerate(both):
+        (folder / f"{number}.dcm").write_bytes(content)
+    (folder / "own.dcm").write_bytes(image())
+    service = ground.service().ready()
+    for number, content in enumerate(both):
+        ground.put("dx", f"{number}.dcm", content)
+    ground.put("dx", "service's.dcm", last := image())
+    said = ground.says("import", folder)
+    assert said.code == 0, said
+    summary = _summary(said.out)
+    assert summary["imported"] + summary["already there"] == 21
+    service.imports(last)
+    until(lambda: ground.folder_status("dx")["imported_today"] == 21, "all of its own are done")
+    log = service.stop()
+    assert "file.will-retry" not in log
+    assert ground.quarantined() == {}
+    assert ground.events() == 22
+
+
+def test_a_drop_folder_by_hand_while_the_service_serves_it(ground: Ground) -> None:
+    """Whoever comes first: all are imported once, and the service has disposed of all."""
+    for number in range(40):
+        ground.put("dx", f"{number}.dcm", image())
+    service = ground.service().ready()
+    said = ground.says("import", ground.drop("dx"))
+    assert said.code in (0, 1), said
+    until(ground.is_empty, "the service has them all")
+    service.stop()
+    assert ground.quarantined() == {}
+    assert ground.events() == 40
+
+
+def test_a_killed_import_of_a_drop_folder_holds_nothing_up(ground: Ground) -> None:
+    """What it had in hand is taken over by the service, which runs already."""
+    for number in range(40):
+        ground.put("dx", f"{number}.dcm", image())
+    process = ground.starts("import", ground.drop("dx"))
+    until(lambda: ground.events() > 3, "some are imported")
+    process.kill()
+    process.communicate()
+    assert len(ground.files()["dx"]) == 40
+    service = ground.service()
+    until(ground.is_empty, "the service has them all")
+    service.stop()
+    assert ground.quarantined() == {}
+    assert ground.events() == 40
+
+
+def _folder(ground: Ground) -> Path:
+    """Three good objects and two bad ones."""
+    folder = ground.root / "files"
+    (folder / "a" / "b").mkdir(parents=True)
+    (folder / "one.dcm").write_bytes(image())
+    (folder / "a" / "two.dcm").write_bytes(report("ct"))
+    (folder / "a" / "b" / "three").write_bytes(image("mammo"))
+    (folder / "notes.txt").write_bytes(sample("sr/notes.txt"))
+    (folder / "a" / "cut.dcm").write_bytes(sample("sr/truncated-dose-report.dcm"))
+    for path in folder.rglob("*"):
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    return folder
+
+
+def _picture(folder: Path) -> dict[str, tuple[object, ...]]:
+    found: dict[str, tuple[object, ...]] = {}
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        content = path.read_bytes() if path.is_file() else None
+        found[str(path)] = (content, status.st_mtime_ns, status.st_ino, status.st_nlink)
+    return found
+
+
+def _summary(out: str) -> dict[str, int]:
+    """The table on stdout: outcome and number."""
+    rows = [line.split("│") for line in out.splitlines() if line.startswith("│")]
+    return {row[1].strip(): int(row[2]) for row in rows}
