@@ -72,7 +72,10 @@ def import_by_hand(settings: Settings, paths: Sequence[Path], *, delete: bool) -
             )
             with shown.progress("importing"):
                 draining.drain(stop)
-            shown.left_behind(service.waiting(ledger, inboxes, limit=1000))
+            if stop.is_set():
+                shown.interrupted()
+            else:
+                shown.left_behind(service.waiting(ledger, inboxes, limit=1000))
         finally:
             ledger.forget(BY_HAND, now())
             ledger.close()

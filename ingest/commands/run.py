@@ -49,7 +49,10 @@ def _once(settings: Settings, ledger: Ledger, stop: threading.Event) -> int:
     )
     with shown.progress("importing"):
         draining.drain(stop)
-    shown.left_behind(service.waiting(ledger, inboxes, limit=1000))
+    if stop.is_set():
+        shown.interrupted()
+    else:
+        shown.left_behind(service.waiting(ledger, inboxes, limit=1000))
     return shown.finish()
 
 

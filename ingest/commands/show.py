@@ -71,6 +71,7 @@ class Run:
     def __init__(self) -> None:
         """Nothing shown yet."""
         self.tally = Tally()
+        self._is_whole = True
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._advance: Callable[[int], None] = lambda _total: None
 
@@ -110,10 +111,18 @@ class Run:
             self.tally.refused[reason] += 1
             self.complain(complaint(job.path, reason, job.detail))
 
+    def interrupted(self) -> None:
+        """Say that a signal ended the run before its end."""
+        self._is_whole = False
+        self.complain(
+            "openrem-ingest: stopped before the end; nothing is lost. "
+            "Next: give the same command again to go on"
+        )
+
     def finish(self) -> int:
         """Print the summary; returns the exit code."""
         out().print(self.tally.table())
-        return 1 if self.tally.refused else 0
+        return 1 if self.tally.refused or not self._is_whole else 0
 
 
 def now() -> float:

@@ -1,9 +1,12 @@
 """`import`: files and folders by hand; the sources stay unless told otherwise."""
 
 import os
+import signal
 from pathlib import Path
 
-from tests.system.harness import Ground, image, relay, report, sample, until
+import pytest
+
+from tests.system.harness import END_S, Ground, image, relay, report, sample, until
 
 
 def test_sources_stay_as_they_are(ground: Ground) -> None:
@@ -61,6 +64,26 @@ def test_files_and_folders_named_in_every_way(ground: Ground) -> None:
     assert (summary["imported"], summary["already there"]) == (4, 0)
     assert ground.says("import", "--workers", "1", folder / "tree.dcm").code == 0
     assert ground.events() == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_before_the_end_it_says_so(ground: Ground, number: int) -> None:
+    """With exit code 1 and one line; the same command again does the rest."""
+    folder = ground.root / "files"
+    folder.mkdir()
+    for one in range(60):
+        (folder / f"{one}.dcm").write_bytes(image())
+    process = ground.starts("import", folder)
+    until(lambda: ground.events() > 3, "some are imported")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=END_S)
+    assert process.returncode == 1, err
+    assert len(err.splitlines()) == 1, err
+    assert b"Next: " in err
+    assert 0 < _summary(out.decode())["imported"] < 60
+    said = ground.says("import", folder)
+    assert (said.code, sum(_summary(said.out).values())) == (0, 60), said
+    assert ground.events() == 60
 
 
 def test_a_link_is_not_followed(ground: Ground) -> None:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ingest.commands.conquest import conquest, lines
@@ -137,6 +137,7 @@ def test_a_space_in_a_path_works_there() -> None:
     ),
     plain=st.booleans(),
 )
+@example(folder="ü" * 250, plain=True)
 def test_a_value_is_never_longer_than_conquest_reads(folder: str, plain: bool) -> None:
     """It cuts what is longer than 512 characters, of which a letter like é is two to it."""
     drop = Drop(path=Path("/", folder), name="x", expect=(Importer.MG,))

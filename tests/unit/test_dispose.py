@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -212,6 +213,17 @@ def test_files_of_one_name_lie_side_by_side(folder: bytes, act: Dispose, name: b
         reasons = {why_of(path) for path in found}
         assert len(reasons) == 3
         assert all(json.loads(content_of(path))["reason"] == "truncated" for path in reasons)
+
+
+def test_a_later_file_leaves_the_reason_of_the_earlier_alone(folder: bytes) -> None:
+    found = {}
+    for reason in (Reason.TRUNCATED, Reason.NOT_DICOM, Reason.EMPTY):
+        place = Place(folder)
+        why = replace(WHY, reason=reason)
+        found[dispose.quarantine(place.claimed, place.expected, place.into, why)] = reason
+
+    for path, reason in found.items():
+        assert json.loads(content_of(why_of(path)))["reason"] == reason.code
 
 
 def test_a_number_goes_before_the_ending(folder: bytes) -> None:

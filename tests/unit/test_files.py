@@ -366,6 +366,14 @@ def test_killed_at_any_step_a_move_has_the_whole_file_in_one_place_or_the_other(
     assert points >= (14 if across else 6)
 
 
+def test_what_has_become_a_link_is_not_opened(folder: bytes) -> None:
+    put(folder + b"/file")
+    os.symlink(b"file", folder + b"/link")
+
+    with pytest.raises(OSError, match="symbolic link"):
+        files._open_regular(folder + b"/link")
+
+
 # -- removing ------------------------------------------------------------------------------------
 
 
@@ -410,6 +418,7 @@ def test_an_alias_can_be_read_and_deleted_without_harm(
 
     files.link_aside(path, alias)
     assert content_of(alias) == CONTENT
+    assert os.path.islink(alias) == (refused == ("link",))
     os.unlink(alias)  # as OpenREM does
 
     assert content_of(path) == CONTENT

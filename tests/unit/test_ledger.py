@@ -605,6 +605,18 @@ def test_a_step_that_fails_in_the_middle_is_undone(
     assert ledger.get(job.id) == job
 
 
+def test_what_sqlite_undid_by_itself_is_not_undone_twice(ledger: Ledger) -> None:
+    """It does so after some errors of the disk; ours must not hide the first one."""
+
+    def fail_after_sqlite_did() -> None:
+        with ledger._writing() as connection:
+            connection.execute("ROLLBACK")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_after_sqlite_did()
+
+
 def _write_many(file: Path, drop: str, count: int, start: object) -> None:
     assert hasattr(start, "wait")
     start.wait()
