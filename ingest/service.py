@@ -14,14 +14,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ingest import __version__, log, policy, watch
+from ingest import __version__, files, log, policy, watch
 from ingest.config import BY_HAND, Drop, Settings
-from ingest.engine import Ended, Engine, Inbox, place_of
+from ingest.context import Ended, Inbox
+from ingest.engine import Engine
 from ingest.errors import BusyError, ConfigError, LedgerError, OpenRemUnreachable
 from ingest.ledger import Ledger
 from ingest.model import Job, State
 from ingest.openrem import site
 from ingest.openrem.importers import Worker
+from ingest.setback import place_of
 from ingest.settle import Patience
 
 _log = log.get(__name__)
@@ -96,6 +98,11 @@ def check_folders(settings: Settings) -> None:
             )
         if not drop.path.is_dir():
             raise ConfigError(f"drop[{number}].path: {drop.path} is not a folder")
+    if len({real_path(drop.path) for drop in settings.drop}) < len(settings.drop):
+        raise ConfigError(
+            "drop: two drop folders are one and the same (one of them leads to the other by a "
+            "link). Next: remove one of the two"
+        )
 
 
 @contextlib.contextmanager
@@ -180,7 +187,7 @@ class Service:
         aliases = settings.state_dir / "work" / work
         aliases.mkdir(parents=True, exist_ok=True)
         for left_over in aliases.iterdir():
-            left_over.unlink()  # aliases only; a crash of ours left them
+            files.unlink_alias(bytes(left_over))  # left by a crash of ours
         self._clock: Callable[[], float] = time.time  # noqa: TID251 - here the clock comes in
         self._settings = settings
         self._ledger = ledger
@@ -293,7 +300,7 @@ class Service:
                 continue
             if worker is self._workers[0] and self._clock() > checked_at + CHECK_S:
                 checked_at = self._clock()
-                self.engine.check(worker)
+                self.engine.breaker.check(worker)
             self.engine.stopping.wait(IDLE_S)
 
     def _intake_loop(self) -> None:
@@ -329,7 +336,7 @@ class Service:
             self._follow(path)
         if overflowed:
             self._full_at = 0.0
-        looked = self.engine.look_at_due(BATCH)
+        looked = self.engine.intake.look_at_due(BATCH)
         self._begin_sweep(now)
         swept = self._go_on_sweeping()
         self._keep_house(now)
@@ -367,7 +374,7 @@ class Service:
         if os.path.isdir(path) and not os.path.islink(path):
             self._quick_at = 0.0  # the quick sweep finds the new folder
         else:
-            self.engine.look(inbox, path)
+            self.engine.intake.look(inbox, path)
 
     def _inbox_of(self, path: bytes) -> Inbox | None:
         folder = os.path.dirname(path)
@@ -392,7 +399,7 @@ class Service:
         _forget_killed_import(self._settings, self._ledger, self._clock())
         for inbox in self.engine.inboxes.values():
             if inbox.is_drop:
-                self.engine.recover(inbox)
+                self.engine.house.recover(inbox)
             for path in self._trees[inbox.name].everything():
                 yield inbox, path
 
@@ -413,7 +420,7 @@ class Service:
             except StopIteration:
                 self._is_sweeping = False
                 return False
-            self.engine.look(inbox, path)
+            self.engine.intake.look(inbox, path)
         return True
 
     def _folder(self, folder: watch.Folder) -> None:
@@ -438,7 +445,7 @@ class Service:
             self._ledger.say("service", f"running {os.getpid()} {__version__}", now)
         if now >= self._tidied_at + 1.0:
             self._tidied_at = now
-            self.engine.tidy(self._settings.settle.tidy_after, self._excluded)
+            self.engine.house.tidy(self._settings.settle.tidy_after, self._excluded)
 
     # -- draining --------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from ingest import claim, service, watch
 from ingest.commands.run import stopped_by_signals
 from ingest.commands.show import Run, now
 from ingest.config import BY_HAND, Settings
-from ingest.engine import Inbox
+from ingest.context import Inbox
 from ingest.ledger import Ledger
 from ingest.settle import Patience
 

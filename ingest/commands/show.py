@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ingest import log
-from ingest.engine import Ended
+from ingest.context import Ended
 from ingest.errors import Reason
 from ingest.model import Job, State
 

@@ -1,0 +1,95 @@
+"""Stops the intake of new imports while OpenREM can't take work, and finds out when it is back."""
+
+import threading
+from collections.abc import Callable
+
+from ingest import log, policy
+from ingest.context import words
+from ingest.errors import OpenRemUnreachable, Reason
+from ingest.ledger import Ledger
+from ingest.openrem.importers import OpenRem
+
+_log = log.get(__name__)
+
+PROBES = policy.RetryPolicy(attempts=1, initial_s=1.0, maximum_s=30.0)
+
+
+class Breaker:
+    """Whether OpenREM can take work. Thread-safe.
+
+    It is open, so nothing is begun, until OpenREM has answered once, and from every sign of an
+    outage to the next answer. No file pays for that: none spends an attempt.
+    """
+
+    def __init__(
+        self, ledger: Ledger, clock: Callable[[], float], stopping: threading.Event
+    ) -> None:
+        """Start open.
+
+        Args:
+            ledger: where `status` finds the word on OpenREM.
+            clock: the time (seconds since the epoch).
+            stopping: set when we end, and whatever fails then is our own doing.
+        """
+        self.is_open = True
+        self.reason: Reason | None = None  # why it is open, once OpenREM has been asked
+        self.detail = ""
+        self._ledger = ledger
+        self._now = clock
+        self._stopping = stopping
+        self._failures = 0
+        self._probe_at = 0.0
+        self._lock = threading.Lock()
+
+    def lets_pass(self, openrem: OpenRem) -> bool:
+        """Can OpenREM take work? Asks it, if it was away and it is time to ask again."""
+        return not self.is_open or self._probe(openrem)
+
+    def open(self, reason: Reason, detail: str) -> None:
+        """Begin nothing new, for this reason."""
+        with self._lock:
+            if self.reason is not reason:
+                _log.error("openrem.away", **words(reason, detail))
+                self._ledger.say("openrem", f"{reason.code} {detail}", self._now())
+            self.is_open = True
+            self.reason, self.detail = reason, detail
+            self._failures += 1
+            self._probe_at = self._now() + policy.delay_s(self._failures, PROBES)
+
+    def check(self, openrem: OpenRem) -> None:
+        """Ask after OpenREM's health while there is nothing to import, so that status knows."""
+        if self.is_open:
+            return
+        try:
+            openrem.hello()
+        except OpenRemUnreachable as trouble:
+            if not self._stopping.is_set():
+                self.open(trouble.reason, trouble.detail)
+
+    def _probe(self, openrem: OpenRem) -> bool:
+        """Ask whether OpenREM is back, if it is time to. True if it is."""
+        with self._lock:
+            if not self.is_open:
+                return True
+            if self._probe_at > self._now():
+                return False
+            self._probe_at = self._now() + PROBES.maximum_s  # one prober at a time
+        try:
+            hello = openrem.hello()
+        except OpenRemUnreachable as trouble:
+            if not self._stopping.is_set():
+                self.open(trouble.reason, trouble.detail)
+            return False
+        with self._lock:
+            self.is_open, self.reason, self._failures = False, None, 0
+        _log.info(
+            "openrem.ready", openrem=hello.openrem, database=hello.database, server=hello.server
+        )
+        if hello.duplicate_scanners:
+            _log.error(
+                "openrem.duplicate-scanners",
+                count=hello.duplicate_scanners,
+                **words(Reason.DUPLICATE_SCANNER, ""),
+            )
+        self._ledger.say("openrem", "ready", self._now())
+        return True

@@ -1,0 +1,141 @@
+"""What the turns share: the folders, the ledger, the clock, the files in hand, the ways to tell."""
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ingest import log
+from ingest.claim import Claim
+from ingest.errors import Reason
+from ingest.ledger import Ledger
+from ingest.model import Header, Importer, Job, Snapshot, State
+from ingest.settle import Patience
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inbox:
+    """A drop folder as the engine needs it, or the folder of a manual import."""
+
+    name: str
+    root: bytes  # its real path
+    after: str  # delete | archive | keep
+    patience: Patience
+    archive: bytes | None = None
+    quarantine: bytes | None = None  # None: refused files stay where they are
+    is_local: bool = True  # a read lease tells whether somebody writes
+    expect: tuple[Importer, ...] = ()
+    is_drop: bool = True  # else it is the user's own folder: emptied sub-folders stay
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """What became of a file, for whoever shows it."""
+
+    inbox: Inbox
+    path: bytes
+    state: State
+    reason: Reason | None = None
+    detail: str = ""
+    already: bool = False
+    importer: Importer | None = None
+    now_at: bytes = b""  # where the file is now, if it was moved
+
+
+class Context:
+    """The common ground of the turns. Its methods may be called by any thread."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        inboxes: Sequence[Inbox],
+        clock: Callable[[], float],
+        on_end: Callable[[Ended], None],
+    ) -> None:
+        """Lay it out.
+
+        Args:
+            ledger: where every transition goes.
+            inboxes: the folders that are served.
+            clock: the time (seconds since the epoch).
+            on_end: told of each file whose journey ended.
+        """
+        self.ledger = ledger
+        self.inboxes: Mapping[str, Inbox] = {inbox.name: inbox for inbox in inboxes}
+        self.now = clock
+        self.stopping = threading.Event()
+        self.in_hand: dict[str, Job] = {}  # by claim id; what the ledger calls claimed is here
+        self._on_end = on_end
+
+    def claim_of(self, inbox: Inbox, job: Job) -> Claim:
+        """The claim that holds a claimed file."""
+        return Claim(id=job.claim, root=inbox.root, place=os.path.relpath(job.path, inbox.root))
+
+    def see_again(self, job: Job, found: Snapshot) -> Job:
+        """Have a file of a turn of ours start again, as it was found just now."""
+        return self.ledger.see(
+            drop=job.drop, path=job.path, snapshot=found, now=self.now(), in_hand=True
+        )
+
+    def wait(self, job: Job, reason: Reason | None, detail: str, delay_s: float) -> None:
+        """Have a file that isn't complete looked at again after a while."""
+        self.ledger.wait(job, reason=reason, detail=detail, not_before=self.now() + delay_s)
+
+    def emptied(self, inbox: Inbox, path: bytes) -> None:
+        """Note that a file was taken from its sub-folder, which may now be empty."""
+        folder = os.path.dirname(path)
+        if inbox.is_drop and folder != inbox.root and inbox.after != "keep":
+            self.ledger.emptied(folder, self.now())
+
+    def who(self, job: Job, header: Header | None = None) -> dict[str, object]:
+        """What the log may tell of a file."""
+        header = header or job.header
+        who: dict[str, object] = {
+            "drop": job.drop,
+            "file": log.safe_name(job.path),
+            "job": job.id,
+        }
+        if header is not None:
+            who |= {
+                "sop_instance_uid": header.sop_instance_uid,
+                "study_uid": header.study_uid,
+                "modality": header.modality,
+                "station": header.station,
+            }
+        return who
+
+    def tell(
+        self,
+        inbox: Inbox,
+        job: Job,
+        state: State,
+        *,
+        reason: Reason | None = None,
+        detail: str = "",
+        already: bool = False,
+        now_at: bytes = b"",
+    ) -> None:
+        """Tell whoever listens of an end."""
+        self._on_end(
+            Ended(
+                inbox=inbox,
+                path=job.path,
+                state=state,
+                reason=reason,
+                detail=detail,
+                already=already,
+                importer=job.importer,
+                now_at=now_at,
+            )
+        )
+
+
+def words(reason: Reason, detail: str) -> dict[str, str]:
+    """What the log tells of a reason."""
+    return {
+        "reason": reason.code,
+        "why": reason.why,
+        "detail": detail,
+        "next": reason.next_step,
+    }

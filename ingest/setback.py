@@ -1,0 +1,185 @@
+"""What becomes of a file whose turn doesn't go well: it goes back, stays, or is quarantined."""
+
+import os
+from datetime import UTC, datetime
+
+from ingest import claim, dispose, files, log
+from ingest.claim import Claim
+from ingest.context import Context, Inbox, words
+from ingest.errors import Changed, FileProblem, Reason
+from ingest.ledger import NEVER
+from ingest.model import LIVE, Job, Shortfall, State
+
+_log = log.get(__name__)
+
+LOOK_AGAIN_S = 60.0  # at the most, at a file that can't be moved for now
+
+
+class Setbacks:
+    """The ways back."""
+
+    def __init__(self, context: Context, *, look_again_s: float = LOOK_AGAIN_S) -> None:
+        """Work in this context; look at what can't be moved again after so long."""
+        self._context = context
+        self._look_again_s = look_again_s
+
+    def refuse(self, inbox: Inbox, job: Job, reason: Reason, detail: str) -> None:
+        """Quarantine a file that isn't claimed yet, or leave it where the folder is not ours."""
+        if inbox.quarantine is None:
+            self.leave(inbox, job, reason, detail)
+            return
+        claimed = Claim(
+            id=claim.new_id(int(self._context.now() * 1e9)),
+            root=inbox.root,
+            place=os.path.relpath(job.path, inbox.root),
+        )
+        self._context.in_hand[claimed.id] = job  # first, as in _pick
+        try:
+            self._context.ledger.rejected(job, reason, detail, self._context.now())
+            job = self._context.ledger.get(job.id)
+            claim.take(claimed, job.snapshot)
+            self._quarantine(inbox, job, claimed, reason, detail)
+        except Changed:
+            self.start_again(job, claimed)
+        except FileProblem as problem:
+            self.leave_for_now(inbox, job, problem)
+        finally:
+            self._context.in_hand.pop(claimed.id, None)
+
+    def refuse_claimed(self, inbox: Inbox, job: Job, claimed: Claim, shortfall: Shortfall) -> None:
+        """Quarantine a file that is claimed, or was read in place; or leave it."""
+        if inbox.quarantine is None:
+            claim.release(claimed)
+            self.leave(inbox, job, shortfall.reason, shortfall.detail)
+            return
+        self._context.ledger.rejected(job, shortfall.reason, shortfall.detail, self._context.now())
+        job = self._context.ledger.get(job.id)
+        try:
+            if not os.path.lexists(claimed.path):  # a file that was read in place
+                claim.take(claimed, job.snapshot)
+            self._quarantine(inbox, job, claimed, shortfall.reason, shortfall.detail)
+        except Changed:
+            self.start_again(job, claimed)
+        except FileProblem as problem:
+            self.leave_for_now(inbox, job, problem)
+
+    def _quarantine(
+        self, inbox: Inbox, job: Job, claimed: Claim, reason: Reason, detail: str
+    ) -> None:
+        assert inbox.quarantine is not None  # noqa: S101 - the callers asked
+        why = dispose.Why(
+            reason=reason,
+            detail=detail,
+            drop=inbox.name,
+            header=job.header,
+            at=datetime.fromtimestamp(self._context.now(), UTC),
+        )
+        try:
+            now_at = dispose.quarantine(claimed, job.snapshot, inbox.quarantine, why)
+        except OSError as error:
+            self.cannot_move(job, claimed, error)
+            return
+        self._context.ledger.end(job, State.QUARANTINED, self._context.now())
+        self._context.emptied(inbox, job.path)
+        _log.warning("file.quarantined", **self._context.who(job), **words(reason, detail))
+        self._context.tell(
+            inbox, job, State.QUARANTINED, reason=reason, detail=detail, now_at=now_at
+        )
+
+    def back(
+        self,
+        job: Job,
+        claimed: Claim,
+        *,
+        reason: Reason | None = None,
+        detail: str = "",
+        not_before: float = 0.0,
+        attempts: int | None = None,
+        deaths: int | None = None,
+    ) -> None:
+        """Put the file back to wait for another turn."""
+        claim.release(claimed)
+        self._context.ledger.back(
+            job,
+            self._context.now(),
+            reason=reason,
+            detail=detail,
+            not_before=not_before,
+            attempts=attempts,
+            deaths=deaths,
+        )
+
+    def start_again(self, job: Job, claimed: Claim) -> None:
+        """The file isn't what we looked at: whatever lies there now is new work."""
+        claim.release(claimed)
+        try:
+            found = files.snapshot(job.path)
+        except FileNotFoundError:
+            self._context.ledger.end(job, State.GONE, self._context.now())
+            return
+        job = self._context.see_again(job, found)
+        quiet_s = self._context.inboxes[job.drop].patience.quiet_s
+        self._context.wait(job, Reason.CHANGED, "", quiet_s)
+
+    def leave(
+        self, inbox: Inbox, job: Job, reason: Reason, detail: str, again_s: float | None = None
+    ) -> None:
+        """It stays in its folder: say so once, and look again if that may help."""
+        now = self._context.now()
+        self._context.ledger.left(
+            job, reason, detail, now, not_before=NEVER if again_s is None else now + again_s
+        )
+        if job.reason is not reason:
+            _log.warning("file.left", **self._context.who(job), **words(reason, detail))
+            self._context.tell(inbox, job, State.LEFT, reason=reason, detail=detail)
+
+    def leave_for_now(self, inbox: Inbox, job: Job, problem: FileProblem) -> None:
+        """It can't be moved now; it is looked at again after a while."""
+        self.leave(inbox, job, problem.reason, problem.detail, self._look_again_s)
+
+    def cannot_move(self, job: Job, claimed: Claim, error: OSError) -> None:
+        """A full or read-only target: the file goes back, and all is tried again later."""
+        claim.release(claimed)
+        detail = error.strerror or type(error).__name__
+        who = self._context.who(job)
+        _log.error("file.cannot-move", **who, **words(Reason.CANNOT_MOVE, detail))
+        job = self._context.see_again(job, job.snapshot)
+        self._context.wait(job, Reason.CANNOT_MOVE, detail, self._look_again_s)
+
+    def put_back(self, inbox: Inbox, claimed: Claim) -> None:
+        """Put a file back that nobody works on."""
+        name = log.safe_name(claimed.place)
+        if claim.release(claimed):
+            _log.info("claim.put-back", drop=inbox.name, file=name)
+        elif not os.path.lexists(claimed.original):
+            _log.error(
+                "claim.cannot-put-back",
+                drop=inbox.name,
+                file=name,
+                **words(Reason.CANNOT_MOVE, ""),
+            )
+
+    def internal_error(self, job: Job | None, error: Exception) -> None:
+        """A defect of ours: the file goes back to wait, and the log has type and place."""
+        detail = f"{type(error).__name__} in {place_of(error)}"
+        _log.error(
+            "file.internal-error",
+            job=job.id if job else None,
+            **words(Reason.INTERNAL_ERROR, detail),
+        )
+        if job is None or job.state not in LIVE:
+            return
+        inbox = self._context.inboxes[job.drop]
+        if job.claim:
+            self.put_back(inbox, self._context.claim_of(inbox, job))
+        if job.state is not State.SEEN:
+            job = self._context.see_again(job, job.snapshot)
+        self._context.wait(job, Reason.INTERNAL_ERROR, detail, self._look_again_s)
+
+
+def place_of(error: Exception) -> str:
+    """The function that raised it; an error's text may hold anything, so not that."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place.tb_frame.f_code.co_qualname if place else "?"
