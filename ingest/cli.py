@@ -72,7 +72,7 @@ def _quieter(*, unless: bool = False) -> None:
 def _run(file: Path | None, *, once: bool) -> int:
     """Watch and ingest until stopped."""
     _quieter(unless=not once)
-    return run.run(_settings(file), once=once)
+    return run.run(_settings(file), is_once=once)
 
 
 @_command("import")

@@ -11,59 +11,16 @@ Privacy: a sender's file name may hold a patient's name. A path is kept only whi
 on its journey; afterwards a digest of it stays, enough to answer "what became of this file?".
 """
 
-import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import sqlite3
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from ingest.errors import IngestError, LedgerError, Reason
+from ingest.errors import IngestError, Reason
+from ingest.ledger_file import LedgerFile
 from ingest.model import IN_HAND, LIVE, Header, Importer, Job, Snapshot, State, check_transition
 
-# The schema is the list of its upgrades; `user_version` counts those applied.
-_UPGRADES = (
-    """
-    CREATE TABLE job (
-        id INTEGER PRIMARY KEY,
-        digest BLOB NOT NULL UNIQUE,   -- of the path
-        drop_name TEXT NOT NULL,
-        path BLOB,                     -- only while the job is live
-        device INTEGER NOT NULL, inode INTEGER NOT NULL,
-        size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
-        state TEXT NOT NULL,
-        header TEXT, study_uid TEXT, sop_uid TEXT, study_order TEXT NOT NULL DEFAULT '',
-        importer TEXT,
-        claim TEXT NOT NULL DEFAULT '',
-        attempts INTEGER NOT NULL DEFAULT 0, deaths INTEGER NOT NULL DEFAULT 0,
-        not_before REAL NOT NULL DEFAULT 0,
-        reason TEXT, detail TEXT NOT NULL DEFAULT '',
-        updated REAL NOT NULL
-    );
-    CREATE INDEX job_turn ON job (drop_name, state, study_order, id);
-    CREATE INDEX job_due ON job (drop_name, state, not_before);
-    CREATE INDEX job_sop ON job (sop_uid);
-    CREATE TABLE event (
-        at REAL NOT NULL,
-        job INTEGER NOT NULL,
-        drop_name TEXT NOT NULL,
-        state TEXT NOT NULL,
-        reason TEXT, detail TEXT NOT NULL DEFAULT '',
-        sop_uid TEXT, study_uid TEXT, importer TEXT
-    );
-    CREATE INDEX event_at ON event (at);
-    CREATE INDEX event_sop ON event (sop_uid);
-    CREATE TABLE folder (path BLOB PRIMARY KEY, emptied_at REAL NOT NULL);
-    CREATE TABLE standing (digest BLOB PRIMARY KEY);
-    CREATE TABLE service (key TEXT PRIMARY KEY, value TEXT NOT NULL, at REAL NOT NULL);
-    """,
-)
-
-BUSY_TIMEOUT_S = 5.0
 NEVER = 9e15  # seconds since the epoch
 
 _COLUMNS = (
@@ -91,90 +48,12 @@ class Tally:
     count: int
 
 
-class Ledger:
-    """The ledger's file, opened."""
-
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        """Open the ledger at ``path``, making or upgrading it unless ``read_only``.
-
-        Raises:
-            LedgerError: it can't be opened, is damaged, or is from a newer version.
-        """
-        self.path = path
-        self._lock = threading.RLock()
-        _check_place(path, read_only=read_only)
-        try:
-            with contextlib.nullcontext() if read_only else _one_at_a_time(path.parent):
-                self._connection = _connect(path, read_only=read_only)
-                try:
-                    self._upgrade(read_only=read_only)
-                except BaseException:
-                    self._connection.close()
-                    raise
-        except sqlite3.Error as error:
-            raise LedgerError(
-                f"the ledger {path} can't be used ({error}). Next: check state_dir in the "
-                "configuration, its owner and its free space; a damaged ledger may be moved "
-                "away, which loses history and nothing else"
-            ) from error
-
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._connection.close()
-
-    def _upgrade(self, *, read_only: bool) -> None:
-        if self._version() > len(_UPGRADES):
-            raise LedgerError(
-                f"the ledger {self.path} was written by a newer openrem-ingest. "
-                "Next: upgrade this one, or choose another state_dir"
-            )
-        if read_only or self._version() == len(_UPGRADES):
-            return
-        with self._writing() as connection:
-            for upgrade in _UPGRADES[self._version() :]:
-                for statement in upgrade.split(";"):  # executescript would commit in between
-                    connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {len(_UPGRADES)}")
-
-    def _version(self) -> int:
-        return _int(self._connection.execute("PRAGMA user_version").fetchone()[0])
-
-    @contextlib.contextmanager
-    def _writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            connection = self._connection
-            try:
-                connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-                connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield connection
-                    connection.execute("COMMIT")
-                except BaseException:
-                    if connection.in_transaction:  # SQLite itself undoes what a full disk broke
-                        connection.execute("ROLLBACK")
-                    raise
-            except sqlite3.Error as error:
-                raise LedgerError(
-                    f"the ledger {self.path} can't be written ({error}). Next: check its owner "
-                    "and its free space; nothing is lost, all goes on once it can be written"
-                ) from error
-
-    def _rows(self, statement: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
-        with self._lock:
-            try:
-                return self._connection.execute(statement, values).fetchall()
-            except sqlite3.Error as error:
-                raise LedgerError(
-                    f"the ledger {self.path} can't be read ({error}). Next: move it away; "
-                    "that loses history and nothing else"
-                ) from error
-
-    # -- jobs ------------------------------------------------------------------------------
+class Ledger(LedgerFile):
+    """The ledger, opened."""
 
     def find(self, path: bytes) -> Job | None:
         """The job of the file at ``path``, in whatever state."""
-        rows = self._rows(
+        rows = self.rows(
             f"SELECT {_COLUMNS} FROM job WHERE digest = ?",  # noqa: S608 - our own columns
             (digest(path),),
         )
@@ -182,7 +61,7 @@ class Ledger:
 
     def get(self, job_id: int) -> Job:
         """The job with this id."""
-        rows = self._rows(f"SELECT {_COLUMNS} FROM job WHERE id = ?", (job_id,))  # noqa: S608
+        rows = self.rows(f"SELECT {_COLUMNS} FROM job WHERE id = ?", (job_id,))  # noqa: S608
         return _job(rows[0])
 
     def see(
@@ -193,7 +72,7 @@ class Ledger:
         Raises `Overtaken` where the path's earlier version is in somebody's hand, unless that
         is the caller (``in_hand``).
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             old = self.find(path)
             if old is not None:
                 if old.state in IN_HAND and not in_hand:
@@ -241,7 +120,7 @@ class Ledger:
 
     def wait(self, job: Job, *, reason: Reason | None, detail: str, not_before: float) -> None:
         """Note that a file isn't complete yet, and when to look again. No transition."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(
                 "UPDATE job SET reason = ?, detail = ?, not_before = ? WHERE id = ?",
                 (reason.code if reason else None, detail, not_before, job.id),
@@ -267,7 +146,7 @@ class Ledger:
 
     def describe(self, job: Job, header: Header) -> None:
         """Remember what a refused object is, for whoever asks about its UIDs."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(
                 "UPDATE job SET header = ?, study_uid = ?, sop_uid = ? WHERE id = ?",
                 (json.dumps(asdict(header)), header.study_uid, header.sop_instance_uid, job.id),
@@ -285,7 +164,7 @@ class Ledger:
         rows = [
             row
             for drop in drops
-            for row in self._rows(
+            for row in self.rows(
                 f"""
                 SELECT {_COLUMNS}, study_order FROM job
                 WHERE drop_name = ? AND state = 'READY' AND +not_before <= ?
@@ -300,7 +179,7 @@ class Ledger:
 
     def due(self, drops: Sequence[str], now: float, limit: int) -> list[Job]:
         """Files not yet complete, or left with a passing hindrance, whose time has come."""
-        rows = self._rows(
+        rows = self.rows(
             f"""
             SELECT {_COLUMNS} FROM job
             WHERE drop_name IN (SELECT value FROM json_each(?))
@@ -313,7 +192,7 @@ class Ledger:
 
     def next_time(self, drops: Sequence[str]) -> float | None:
         """When the next waiting file is due (seconds since the epoch); None if none waits."""
-        rows = self._rows(
+        rows = self.rows(
             """
             SELECT min(not_before) FROM job
             WHERE drop_name IN (SELECT value FROM json_each(?)) AND state IN ('SEEN', 'READY')
@@ -325,7 +204,7 @@ class Ledger:
 
     def live(self, drops: Sequence[str], states: Sequence[State], limit: int) -> list[Job]:
         """Jobs in these states, oldest first."""
-        rows = self._rows(
+        rows = self.rows(
             f"""
             SELECT {_COLUMNS} FROM job
             WHERE drop_name IN (SELECT value FROM json_each(?))
@@ -401,7 +280,7 @@ class Ledger:
             now: seconds since the epoch.
         """
         states = json.dumps([state.name for state in LIVE | {State.DONE}])
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(
                 """
                 UPDATE job SET state = ?, path = NULL, claim = '', updated = ?
@@ -417,7 +296,7 @@ class Ledger:
         check_transition(job.state, state)
         columns |= {"state": state.name, "updated": now}
         assignments = ", ".join(f"{name} = ?" for name in columns)
-        with self._writing(durable=durable) as connection:
+        with self.writing(durable=durable) as connection:
             changed = connection.execute(
                 f"UPDATE job SET {assignments} WHERE id = ? AND state = ? AND drop_name = ?",  # noqa: S608
                 (*columns.values(), job.id, job.state.name, job.drop),
@@ -430,7 +309,7 @@ class Ledger:
 
     def emptied(self, folder: bytes, now: float) -> None:
         """Remember a sub-folder from which a file was taken: it may be removed once empty."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(
                 "INSERT INTO folder VALUES (?, ?) ON CONFLICT DO UPDATE SET emptied_at = ?",
                 (folder, now, now),
@@ -438,30 +317,30 @@ class Ledger:
 
     def folders_to_tidy(self, before: float) -> list[bytes]:
         """Sub-folders that nothing was taken from since ``before``, deepest first."""
-        rows = self._rows(
+        rows = self.rows(
             "SELECT path FROM folder WHERE emptied_at <= ? ORDER BY length(path) DESC", (before,)
         )
         return [row[0] for row in rows if isinstance(row[0], bytes)]
 
     def tidied(self, folder: bytes) -> None:
         """Forget a sub-folder."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute("DELETE FROM folder WHERE path = ?", (folder,))
 
     def stands(self, folder: bytes) -> None:
         """Remember a sub-folder that was empty before any file came: someone prepared it."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute("INSERT OR IGNORE INTO standing VALUES (?)", (digest(folder),))
 
     def is_standing(self, folder: bytes) -> bool:
         """Did someone prepare this sub-folder?"""
-        return bool(self._rows("SELECT 1 FROM standing WHERE digest = ?", (digest(folder),)))
+        return bool(self.rows("SELECT 1 FROM standing WHERE digest = ?", (digest(folder),)))
 
     # -- what status shows --------------------------------------------------------------------
 
     def tallies(self) -> list[Tally]:
         """Counts of the jobs as they are now, by drop folder, state and reason."""
-        rows = self._rows(
+        rows = self.rows(
             "SELECT drop_name, state, reason, count(*) FROM job GROUP BY 1, 2, 3 ORDER BY 1, 2"
         )
         return [_tally(row) for row in rows]
@@ -469,7 +348,7 @@ class Ledger:
     def ends_since(self, since: float) -> list[Tally]:
         """Counts of the journeys that ended since then, by drop folder, state and reason."""
         ends = json.dumps([state.name for state in State if state not in LIVE] + ["LEFT"])
-        rows = self._rows(
+        rows = self.rows(
             """
             SELECT drop_name, state, reason, count(*) FROM event
             WHERE at >= ? AND state IN (SELECT value FROM json_each(?)) GROUP BY 1, 2, 3
@@ -480,7 +359,7 @@ class Ledger:
 
     def history(self, job_id: int) -> list[tuple[float, State, Reason | None, str]]:
         """All transitions of a job, in order."""
-        rows = self._rows(
+        rows = self.rows(
             "SELECT at, state, reason, detail FROM event WHERE job = ? ORDER BY rowid", (job_id,)
         )
         return [
@@ -490,7 +369,7 @@ class Ledger:
 
     def say(self, key: str, value: str, now: float) -> None:
         """Leave word for ``status``: for example OpenREM's health as the service sees it."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(
                 "INSERT INTO service VALUES (?, ?, ?) "
                 "ON CONFLICT DO UPDATE SET value = excluded.value, at = excluded.at",
@@ -499,57 +378,8 @@ class Ledger:
 
     def said(self, key: str) -> tuple[str, float] | None:
         """The word left under this key, and when."""
-        rows = self._rows("SELECT value, at FROM service WHERE key = ?", (key,))
+        rows = self.rows("SELECT value, at FROM service WHERE key = ?", (key,))
         return (str(rows[0][0]), float(str(rows[0][1]))) if rows else None
-
-
-def _check_place(path: Path, *, read_only: bool) -> None:
-    if read_only:
-        try:
-            path.stat()
-        except OSError as error:
-            raise LedgerError(
-                f"there is no ledger at {path} yet, or it can't be reached ({error.strerror}). "
-                "Next: start the service, or check state_dir and its rights"
-            ) from error
-    else:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LedgerError(
-                f"the folder {path.parent} can't be made ({error.strerror}). "
-                "Next: correct state_dir in the configuration, or its parent's rights"
-            ) from error
-
-
-@contextlib.contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Let those who make, upgrade or switch to WAL wait for each other.
-
-    The service and a command may do so at the same moment, and SQLite's own waiting does not
-    cover the switch to WAL: it says "database is locked" at once.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
-    mode = "ro" if read_only else "rwc"
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}",
-        uri=True,
-        timeout=BUSY_TIMEOUT_S,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-    if not read_only:
-        connection.execute("PRAGMA journal_mode = WAL")
-    return connection
 
 
 def _stored(number: int) -> int | bytes:

@@ -443,6 +443,7 @@ class Service:
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + HEARTBEAT_S
             self._ledger.say("service", f"running {os.getpid()} {__version__}", now)
+            self._ledger.clear_traces()
         if now >= self._tidied_at + 1.0:
             self._tidied_at = now
             self.engine.house.tidy(self._settings.settle.tidy_after, self._excluded)

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from ingest import claim, service, watch
+from ingest.commands.once import once
 from ingest.commands.run import stopped_by_signals
 from ingest.commands.show import Run, now
 from ingest.config import BY_HAND, Settings
@@ -53,9 +54,9 @@ def import_by_hand(settings: Settings, paths: Sequence[Path], *, delete: bool) -
     sources = {inbox.name: Chosen(chosen[inbox.root]) for inbox in inboxes}
     shown = Run()
     with (
+        stopped_by_signals() as stop,
         service.only_one(settings.state_dir, service.IMPORT),
         service.openrem_database(settings),
-        stopped_by_signals() as stop,
     ):
         ledger = Ledger(settings.ledger_path)
         try:
@@ -70,16 +71,10 @@ def import_by_hand(settings: Settings, paths: Sequence[Path], *, delete: bool) -
                 sources=sources,
                 on_end=shown.ended,
             )
-            with shown.progress("importing"):
-                draining.drain(stop)
-            if stop.is_set():
-                shown.interrupted()
-            else:
-                shown.left_behind(service.waiting(ledger, inboxes, limit=1000))
+            return once(draining, ledger, stop, shown)
         finally:
             ledger.forget(BY_HAND, now())
             ledger.close()
-    return shown.finish()
 
 
 def _put_back(roots: Collection[bytes], settings: Settings) -> None:

@@ -41,7 +41,7 @@ def demo(folder: Path, *, web: bool) -> int:
         _drop_samples(folder / "dosedata")
         with site.running(private):
             steps("ingesting the sample objects")
-            run(config.load(path), once=True)
+            run(config.load(path), is_once=True)
             _show(private, folder, path)
             if web:
                 _serve(private)

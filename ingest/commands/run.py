@@ -7,53 +7,36 @@ from contextlib import contextmanager
 from types import FrameType
 
 from ingest import service
+from ingest.commands.once import once
 from ingest.commands.show import Run
 from ingest.config import Settings
 from ingest.ledger import Ledger
 
 
-def run(settings: Settings, *, once: bool) -> int:
+def run(settings: Settings, *, is_once: bool) -> int:
     """Run the service; returns the exit code."""
     service.check_folders(settings)
     with (
+        stopped_by_signals() as stop,
         service.only_one(settings.state_dir, "run"),
         service.openrem_database(settings),
-        stopped_by_signals() as stop,
     ):
         ledger = Ledger(settings.ledger_path)
+        shown = Run()
+        running = service.Service(
+            settings,
+            ledger,
+            service.inboxes_of(settings),
+            excluded=service.excluded_from(settings),
+            on_end=shown.ended if is_once else lambda _ended: None,
+        )
         try:
-            return _once(settings, ledger, stop) if once else _until(settings, ledger, stop)
+            if is_once:
+                return once(running, ledger, stop, shown)
+            running.run(stop)
         finally:
             ledger.close()
-
-
-def _until(settings: Settings, ledger: Ledger, stop: threading.Event) -> int:
-    service.Service(
-        settings,
-        ledger,
-        service.inboxes_of(settings),
-        excluded=service.excluded_from(settings),
-    ).run(stop)
     return 0
-
-
-def _once(settings: Settings, ledger: Ledger, stop: threading.Event) -> int:
-    shown = Run()
-    inboxes = service.inboxes_of(settings)
-    draining = service.Service(
-        settings,
-        ledger,
-        inboxes,
-        excluded=service.excluded_from(settings),
-        on_end=shown.ended,
-    )
-    with shown.progress("importing"):
-        draining.drain(stop)
-    if stop.is_set():
-        shown.interrupted()
-    else:
-        shown.left_behind(service.waiting(ledger, inboxes, limit=1000))
-    return shown.finish()
 
 
 @contextmanager

@@ -609,7 +609,7 @@ def test_what_sqlite_undid_by_itself_is_not_undone_twice(ledger: Ledger) -> None
     """It does so after some errors of the disk; ours must not hide the first one."""
 
     def fail_after_sqlite_did() -> None:
-        with ledger._writing() as connection:
+        with ledger.writing() as connection:
             connection.execute("ROLLBACK")
             raise RuntimeError
 

@@ -1,0 +1,192 @@
+"""The ledger's SQLite file: opening it, its schema, and transactions.
+
+WAL mode, one connection guarded by a lock. What is deleted is overwritten, because paths may
+hold a patient's name.
+"""
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ingest.errors import LedgerError
+
+BUSY_TIMEOUT_S = 5.0
+
+# The schema is the list of its upgrades; `user_version` counts those applied.
+_UPGRADES = (
+    """
+    CREATE TABLE job (
+        id INTEGER PRIMARY KEY,
+        digest BLOB NOT NULL UNIQUE,   -- of the path
+        drop_name TEXT NOT NULL,
+        path BLOB,                     -- only while the job is live
+        device INTEGER NOT NULL, inode INTEGER NOT NULL,
+        size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        header TEXT, study_uid TEXT, sop_uid TEXT, study_order TEXT NOT NULL DEFAULT '',
+        importer TEXT,
+        claim TEXT NOT NULL DEFAULT '',
+        attempts INTEGER NOT NULL DEFAULT 0, deaths INTEGER NOT NULL DEFAULT 0,
+        not_before REAL NOT NULL DEFAULT 0,
+        reason TEXT, detail TEXT NOT NULL DEFAULT '',
+        updated REAL NOT NULL
+    );
+    CREATE INDEX job_turn ON job (drop_name, state, study_order, id);
+    CREATE INDEX job_due ON job (drop_name, state, not_before);
+    CREATE INDEX job_sop ON job (sop_uid);
+    CREATE TABLE event (
+        at REAL NOT NULL,
+        job INTEGER NOT NULL,
+        drop_name TEXT NOT NULL,
+        state TEXT NOT NULL,
+        reason TEXT, detail TEXT NOT NULL DEFAULT '',
+        sop_uid TEXT, study_uid TEXT, importer TEXT
+    );
+    CREATE INDEX event_at ON event (at);
+    CREATE INDEX event_sop ON event (sop_uid);
+    CREATE TABLE folder (path BLOB PRIMARY KEY, emptied_at REAL NOT NULL);
+    CREATE TABLE standing (digest BLOB PRIMARY KEY);
+    CREATE TABLE service (key TEXT PRIMARY KEY, value TEXT NOT NULL, at REAL NOT NULL);
+    """,
+)
+
+
+class LedgerFile:
+    """The file, opened. Thread-safe."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open the ledger at ``path``, making or upgrading it unless ``read_only``.
+
+        Raises:
+            LedgerError: it can't be opened, is damaged, or is from a newer version.
+        """
+        self.path = path
+        self._lock = threading.RLock()
+        _check_place(path, read_only=read_only)
+        try:
+            with contextlib.nullcontext() if read_only else _one_at_a_time(path.parent):
+                self._connection = _connect(path, read_only=read_only)
+                try:
+                    self._upgrade(read_only=read_only)
+                except BaseException:
+                    self._connection.close()
+                    raise
+        except sqlite3.Error as error:
+            raise LedgerError(
+                f"the ledger {path} can't be used ({error}). Next: check state_dir in the "
+                "configuration, its owner and its free space; a damaged ledger may be moved "
+                "away, which loses history and nothing else"
+            ) from error
+
+    def clear_traces(self) -> None:
+        """Empty the write-ahead log: what was deleted (paths of files that left) stays there."""
+        with self._lock, contextlib.suppress(sqlite3.Error):  # a reader may hold it: next time
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+
+    def _upgrade(self, *, read_only: bool) -> None:
+        if self._version() > len(_UPGRADES):
+            raise LedgerError(
+                f"the ledger {self.path} was written by a newer openrem-ingest. "
+                "Next: upgrade this one, or choose another state_dir"
+            )
+        if read_only or self._version() == len(_UPGRADES):
+            return
+        with self.writing() as connection:
+            for upgrade in _UPGRADES[self._version() :]:
+                for statement in upgrade.split(";"):  # executescript would commit in between
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {len(_UPGRADES)}")
+
+    def _version(self) -> int:
+        return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+
+    @contextlib.contextmanager
+    def writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """A transaction, on the disk at its end if ``durable``. Raises `LedgerError`."""
+        with self._lock:
+            connection = self._connection
+            try:
+                connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                    connection.execute("COMMIT")
+                except BaseException:
+                    if connection.in_transaction:  # SQLite itself undoes what a full disk broke
+                        connection.execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as error:
+                raise LedgerError(
+                    f"the ledger {self.path} can't be written ({error}). Next: check its owner "
+                    "and its free space; nothing is lost, all goes on once it can be written"
+                ) from error
+
+    def rows(self, statement: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        """What a query finds. Raises `LedgerError`."""
+        with self._lock:
+            try:
+                return self._connection.execute(statement, values).fetchall()
+            except sqlite3.Error as error:
+                raise LedgerError(
+                    f"the ledger {self.path} can't be read ({error}). Next: move it away; "
+                    "that loses history and nothing else"
+                ) from error
+
+
+def _check_place(path: Path, *, read_only: bool) -> None:
+    if read_only:
+        try:
+            path.stat()
+        except OSError as error:
+            raise LedgerError(
+                f"there is no ledger at {path} yet, or it can't be reached ({error.strerror}). "
+                "Next: start the service, or check state_dir and its rights"
+            ) from error
+    else:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LedgerError(
+                f"the folder {path.parent} can't be made ({error.strerror}). "
+                "Next: correct state_dir in the configuration, or its parent's rights"
+            ) from error
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let those who make, upgrade or switch to WAL wait for each other.
+
+    The service and a command may do so at the same moment, and SQLite's own waiting does not
+    cover the switch to WAL: it says "database is locked" at once.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    mode = "ro" if read_only else "rwc"
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    if not read_only:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA secure_delete = ON")
+    return connection
