@@ -11,8 +11,10 @@ A file's journey, and the module to read for each step:
     dispose  delete, archive, or quarantine with the reason                 dispose
     record   every transition, durably                                      ledger
 
-engine.py takes one file through all of it; service.py runs the engine; commands/ and cli.py
-show it to people.
+engine.py takes one file through an import, and intake.py decides whether it is one; both stand on
+context.py. setback.py, breaker.py, policy.py and housekeeping.py say what happens when things go
+wrong. lookout.py chooses what to look at next, service.py runs it all; commands/ and cli.py show
+it to people.
 """
 
 __version__ = "0.1.0"

@@ -48,13 +48,14 @@ class Breaker:
     def open(self, reason: Reason, detail: str) -> None:
         """Begin nothing new, for this reason."""
         with self._lock:
-            if self.reason is not reason:
-                _log.error("openrem.away", **words(reason, detail))
-                self._ledger.say("openrem", f"{reason.code} {detail}", self._now())
+            is_news = self.reason is not reason
             self.is_open = True
             self.reason, self.detail = reason, detail
             self._failures += 1
             self._probe_at = self._now() + policy.delay_s(self._failures, PROBES)
+        if is_news:
+            _log.error("openrem.away", **words(reason, detail))
+            self._ledger.say("openrem", f"{reason.code} {detail}", self._now())
 
     def check(self, openrem: OpenRem) -> None:
         """Ask after OpenREM's health while there is nothing to import, so that status knows."""

@@ -150,4 +150,12 @@ def _outcome(arguments: list[str] | None) -> int:
     except IngestError as error:
         click.echo(f"openrem-ingest: {error}", err=True)
         return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(
+            f"openrem-ingest: {where}{error.strerror or type(error).__name__}. "
+            "Next: check its owner and rights, and the disk's free space",
+            err=True,
+        )
+        return 2
     return result if isinstance(result, int) else 0

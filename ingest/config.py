@@ -233,13 +233,23 @@ def load(path: Path) -> Settings:
     try:
         return Settings.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(error.errors()[0])}") from error
+        raise ConfigError(f"{path}: {_explain(_first(error.errors()))}") from error
+
+
+def _first(errors: list[ErrorDetails]) -> ErrorDetails:
+    """The error to tell of: a key that is planned explains why another one is missing."""
+    return next((error for error in errors if _is_planned(error)), errors[0])
+
+
+def _is_planned(error: ErrorDetails) -> bool:
+    where = error["loc"][:2]
+    return where in _PLANNED or (where == ("openrem", "importer") and error["input"] == "script")
 
 
 def _explain(error: ErrorDetails) -> str:
     """One line: the key, what is wrong with it, and what would be right."""
     key = _key(error["loc"])
-    if error["loc"][:2] in _PLANNED:
+    if _is_planned(error):
         return f"{key}: is planned, but not in this version. Next: remove it"
     match error["type"]:
         case "extra_forbidden":

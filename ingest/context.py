@@ -51,6 +51,7 @@ class Context:
         ledger: Ledger,
         inboxes: Sequence[Inbox],
         clock: Callable[[], float],
+        stopping: threading.Event,
         on_end: Callable[[Ended], None],
     ) -> None:
         """Lay it out.
@@ -59,12 +60,13 @@ class Context:
             ledger: where every transition goes.
             inboxes: the folders that are served.
             clock: the time (seconds since the epoch).
+            stopping: set when all is to end; what breaks off then is our own doing.
             on_end: told of each file whose journey ended.
         """
         self.ledger = ledger
         self.inboxes: Mapping[str, Inbox] = {inbox.name: inbox for inbox in inboxes}
         self.now = clock
-        self.stopping = threading.Event()
+        self.stopping = stopping
         self.in_hand: dict[str, Job] = {}  # by claim id; what the ledger calls claimed is here
         self._on_end = on_end
 
@@ -78,9 +80,22 @@ class Context:
             drop=job.drop, path=job.path, snapshot=found, now=self.now(), in_hand=True
         )
 
-    def wait(self, job: Job, reason: Reason | None, detail: str, delay_s: float) -> None:
-        """Have a file that isn't complete looked at again after a while."""
-        self.ledger.wait(job, reason=reason, detail=detail, not_before=self.now() + delay_s)
+    def wait(
+        self,
+        job: Job,
+        reason: Reason | None,
+        detail: str,
+        delay_s: float,
+        attempts: int | None = None,
+    ) -> None:
+        """Have a file looked at again after a while."""
+        self.ledger.wait(
+            job,
+            reason=reason,
+            detail=detail,
+            not_before=self.now() + delay_s,
+            attempts=attempts,
+        )
 
     def emptied(self, inbox: Inbox, path: bytes) -> None:
         """Note that a file was taken from its sub-folder, which may now be empty."""

@@ -43,6 +43,7 @@ class Engine:
         retry: policy.RetryPolicy,
         work: bytes,
         clock: Callable[[], float],
+        stopping: threading.Event,
         on_end: Callable[[Ended], None] = lambda _ended: None,
     ) -> None:
         """Prepare the engine.
@@ -53,10 +54,11 @@ class Engine:
             retry: the user's `[retry]`.
             work: a private folder for aliases of files that are read in place.
             clock: the time (seconds since the epoch).
+            stopping: set when all is to end; what breaks off then is our own doing.
             on_end: told of each file whose journey ended.
         """
-        self._context = context = Context(
-            ledger=ledger, inboxes=inboxes, clock=clock, on_end=on_end
+        self.context = context = Context(
+            ledger=ledger, inboxes=inboxes, clock=clock, stopping=stopping, on_end=on_end
         )
         self._setbacks = Setbacks(context, look_again_s=min(LOOK_AGAIN_S, retry.maximum_s))
         self._retry = retry
@@ -70,7 +72,7 @@ class Engine:
 
     def is_busy(self) -> bool:
         """Is a file in anybody's hand?"""
-        return bool(self._context.in_hand)
+        return bool(self.context.in_hand)
 
     def import_next(self, openrem: OpenRem) -> bool:
         """Take the next file through its import. False if none is ready, or OpenREM is away."""
@@ -88,9 +90,9 @@ class Engine:
         except LedgerError:
             raise
         except Exception as error:  # noqa: BLE001 - one file must never stop the others
-            self._setbacks.internal_error(self._context.ledger.get(job.id), error)
+            self._setbacks.internal_error(job.path, error, own_claim=job.claim)
         finally:
-            self._context.in_hand.pop(job.claim, None)
+            self.context.in_hand.pop(job.claim, None)
         if inbox.after != "keep" and os.path.lexists(job.path):
             self.intake.look(inbox, job.path)  # sent again meanwhile, or put back
         return True
@@ -98,28 +100,28 @@ class Engine:
     def _pick(self) -> Job | None:
         """Choose the next file and note the intent to claim it, before anything is done."""
         with self._picking:
-            now = self._context.now()
-            in_hand = list(self._context.in_hand.values())
+            now = self.context.now()
+            in_hand = list(self.context.in_hand.values())
             studies = [job.header.study_uid for job in in_hand if job.header]
-            job = self._context.ledger.next_ready(list(self.inboxes), studies, now)
+            job = self.context.ledger.next_ready(list(self.inboxes), studies, now)
             if job is None or self.stopping.is_set():
                 return None
             claim_id = claim.new_id(int(now * 1e9))
             # First: what the ledger calls claimed is in a hand.
-            self._context.in_hand[claim_id] = job
+            self.context.in_hand[claim_id] = job
             try:
-                self._context.ledger.claimed(job, claim_id, now)
-                job = self._context.in_hand[claim_id] = self._context.ledger.get(job.id)
+                self.context.ledger.claimed(job, claim_id, now)
+                job = self.context.in_hand[claim_id] = self.context.ledger.get(job.id)
             except Exception:
-                del self._context.in_hand[claim_id]
+                del self.context.in_hand[claim_id]
                 raise
             return job
 
     def _import(self, inbox: Inbox, job: Job, openrem: OpenRem) -> None:
         assert job.header is not None  # noqa: S101 - a READY job has been read
         assert job.importer is not None  # noqa: S101
-        began = self._context.now()
-        claimed = self._context.claim_of(inbox, job)
+        began = self.context.now()
+        claimed = self.context.claim_of(inbox, job)
         try:
             outcome = self._hand_over(inbox, job, claimed, job.importer, openrem)
         except Changed:
@@ -127,6 +129,7 @@ class Engine:
         except OpenRemUnreachable as trouble:
             self._stop_intake(job, claimed, trouble.reason, trouble.detail)
         except FileProblem as problem:
+            claim.release(claimed)  # it may have come as far as that
             self._setbacks.leave_for_now(inbox, job, problem)
         except OSError as error:
             self._setbacks.cannot_move(job, claimed, error)
@@ -169,7 +172,7 @@ class Engine:
             case Done(facts=facts):
                 verdict = verify(job.snapshot, job.header, job.importer, facts)
                 for warning in facts.warnings:
-                    _log.warning("import.warning", **self._context.who(job), warning=warning)
+                    _log.warning("import.warning", **self.context.who(job), warning=warning)
                 if isinstance(verdict, Proof):
                     self._finish(inbox, job, claimed, verdict, began)
                 else:
@@ -185,15 +188,15 @@ class Engine:
 
     def _finish(self, inbox: Inbox, job: Job, claimed: Claim, proof: Proof, began: float) -> None:
         """With the proof in the ledger, dispose of the file as its folder says."""
-        self._context.ledger.proven(job, proof.evidence, self._context.now())
-        job = self._context.ledger.get(job.id)
+        self.context.ledger.proven(job, proof.evidence, self.context.now())
+        job = self.context.ledger.get(job.id)
         now_at = b""
         try:
             if inbox.after == "delete":
                 dispose.delete(claimed, proof)
             elif inbox.after == "archive":
                 assert inbox.archive is not None  # noqa: S101 - the configuration demands it
-                today = datetime.fromtimestamp(self._context.now()).astimezone().date()
+                today = datetime.fromtimestamp(self.context.now()).astimezone().date()
                 now_at = dispose.archive(claimed, proof, inbox.archive, today)
         except Changed:
             self._setbacks.start_again(job, claimed)
@@ -201,17 +204,17 @@ class Engine:
         except OSError as error:
             self._setbacks.cannot_move(job, claimed, error)
             return
-        self._context.ledger.end(job, State.DONE, self._context.now())
-        self._context.emptied(inbox, job.path)
+        self.context.ledger.end(job, State.DONE, self.context.now())
+        self.context.emptied(inbox, job.path)
         _log.info(
             "file.imported",
-            **self._context.who(job),
+            **self.context.who(job),
             outcome="already there" if proof.already else "imported",
             importer=job.importer.value if job.importer else None,
             evidence=proof.evidence,
-            seconds=round(self._context.now() - began, 3),
+            seconds=round(self.context.now() - began, 3),
         )
-        self._context.tell(inbox, job, State.DONE, already=proof.already, now_at=now_at)
+        self.context.tell(inbox, job, State.DONE, already=proof.already, now_at=now_at)
 
     def _failed(self, inbox: Inbox, job: Job, claimed: Claim, shortfall: Shortfall) -> None:
         step = policy.after_failure(
@@ -225,7 +228,7 @@ class Engine:
             case policy.Again(delay_s=delay_s, attempts=attempts, deaths=deaths):
                 _log.warning(
                     "file.will-retry",
-                    **self._context.who(job),
+                    **self.context.who(job),
                     **words(shortfall.reason, shortfall.detail),
                     attempt=attempts,
                     retry_in_s=round(delay_s, 1),
@@ -235,7 +238,7 @@ class Engine:
                     claimed,
                     reason=shortfall.reason,
                     detail=shortfall.detail,
-                    not_before=self._context.now() + delay_s,
+                    not_before=self.context.now() + delay_s,
                     attempts=attempts,
                     deaths=deaths,
                 )

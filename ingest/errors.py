@@ -92,6 +92,11 @@ class Reason(Enum):
         "the user that openrem-ingest runs as may not read it",
         "correct the file's owner or rights (and the sender's umask), then move it back",
     )
+    CANNOT_READ = _Words(
+        Kind.TRANSIENT,
+        "the file, or its folder, can't be read for now",
+        "check the folder's rights, the disk and the share; it is looked at again by itself",
+    )
     EMPTY = _Words(
         Kind.PERMANENT,
         "the file is empty and has stayed so",
@@ -178,12 +183,14 @@ class Reason(Enum):
     DUPLICATE_SCANNER = _Words(
         Kind.TRANSIENT,
         "OpenREM has two entries for this scanner and fails on everything that it sends",
-        "merge the two rows of remapp_uniqueequipmentnames for this scanner, then retry",
+        "merge the two rows of remapp_uniqueequipmentnames for this scanner; then all goes on "
+        "by itself",
     )
     WORKER_DIED = _Words(
         Kind.UNKNOWN,
         "OpenREM's process died or gave no answer while importing it",
-        "see the journal for memory or time limits; retry it once they are raised",
+        "see the system's log for memory limits, and [openrem] timeout; raise them, "
+        "then move it back",
     )
     BUSY = _Words(
         Kind.TRANSIENT,
@@ -248,7 +255,7 @@ class Reason(Enum):
     )
     SETTINGS_MISSING = _Words(
         Kind.OUTAGE,
-        "OpenREM's patient ID settings do not exist yet",
+        "OpenREM's patient ID settings do not exist yet (or are there twice)",
         "open OpenREM's web home page once: that makes them",
     )
     WORKER_WONT_START = _Words(

@@ -5,10 +5,14 @@ import os
 from collections.abc import Collection
 
 from ingest import claim, files
+from ingest.claim import Claim
 from ingest.context import Context, Inbox
 from ingest.ledger import Overtaken
 from ingest.model import Job, State
 from ingest.setback import Setbacks
+
+# What was meant to become of a file that is no longer there: then it did.
+_END = {State.PROVEN: State.DONE, State.REJECTED: State.QUARANTINED}
 
 
 class Housekeeping:
@@ -31,13 +35,38 @@ class Housekeeping:
             with contextlib.suppress(Overtaken):  # its turn ended while we looked
                 self._resume(job)
 
+    def adopt(self) -> None:
+        """Take over what a crash left in hand under a drop folder's former name, or of none.
+
+        For the service at its start, when nobody else can have anything in hand.
+        """
+        for job in self._context.ledger.in_hand_elsewhere(list(self._context.inboxes)):
+            root = _root_of_claim(job)
+            if root is not None:
+                claim.release(Claim(id=job.claim, root=root, place=os.path.relpath(job.path, root)))
+            inbox = self._inbox_over(job.path)
+            if inbox is None or not os.path.lexists(job.path):
+                self._context.ledger.end(job, _END.get(job.state, State.GONE), self._context.now())
+            else:
+                self._context.ledger.see(
+                    drop=inbox.name,
+                    path=job.path,
+                    snapshot=files.snapshot(job.path),
+                    now=self._context.now(),
+                    in_hand=True,
+                )
+
+    def _inbox_over(self, path: bytes) -> Inbox | None:
+        inboxes = self._context.inboxes.values()
+        over = [inbox for inbox in inboxes if path.startswith(inbox.root + b"/")]
+        return max(over, key=lambda inbox: len(inbox.root), default=None)
+
     def _resume(self, job: Job) -> None:
         """A turn that a crash broke off: the file is back in its place, or it reached its end."""
         try:
             found = files.snapshot(job.path)
         except FileNotFoundError:
-            end = State.DONE if job.state is State.PROVEN else State.GONE
-            self._context.ledger.end(job, end, self._context.now())
+            self._context.ledger.end(job, _END.get(job.state, State.GONE), self._context.now())
             return
         self._context.see_again(job, found)
 
@@ -64,3 +93,13 @@ class Housekeeping:
                 if self._context.ledger.is_standing(folder) or not files.remove_empty(folder):
                     return
                 folder = os.path.dirname(folder)
+
+
+def _root_of_claim(job: Job) -> bytes | None:
+    """The drop folder whose claim holds the job's file: some folder above where it lay."""
+    folder = os.path.dirname(job.path)
+    while job.claim and folder != os.path.dirname(folder):
+        if os.path.isdir(os.path.join(folder, claim.FOLDER, os.fsencode(job.claim))):
+            return folder
+        folder = os.path.dirname(folder)
+    return None

@@ -1,10 +1,12 @@
 """Looks at one path: notes the file, and once it is complete, decides what is to become of it."""
 
+import contextlib
+import errno
 import os
 from typing import assert_never
 
-from ingest import dicom, files, log, rules, watch
-from ingest.context import Context, Inbox
+from ingest import dicom, files, log, rules
+from ingest.context import Context, Inbox, words
 from ingest.errors import FileProblem, LedgerError, Reason
 from ingest.ledger import Overtaken
 from ingest.model import IN_HAND, LIVE, Ignore, Import, Job, Keep, Reject, Snapshot, State
@@ -12,6 +14,12 @@ from ingest.setback import Setbacks
 from ingest.settle import Verdict, settle
 
 _log = log.get(__name__)
+
+
+CLOSED_S = 30.0  # between looks at what can't be read or moved for now
+
+# Stands for a file that even the folder doesn't tell of.
+_UNSEEN = Snapshot(device=0, inode=0, size=0, mtime_ns=0, ctime_ns=0)
 
 
 class Intake:
@@ -24,16 +32,18 @@ class Intake:
 
     def look(self, inbox: Inbox, path: bytes) -> None:
         """One look at one path: note it, and when it is complete, decide on it."""
-        if watch.is_passed_over(os.path.basename(path)):
-            return
         try:
-            self._look_or_miss(inbox, path)
+            self._look(inbox, path)
+        except (FileNotFoundError, NotADirectoryError):
+            self._is_gone(path)
         except Overtaken:
             return  # an import of its earlier version runs; its end looks here again
         except LedgerError:
             raise
+        except OSError as error:
+            self._cannot_read(inbox, path, error)
         except Exception as error:  # noqa: BLE001 - one file must never stop the others
-            self._setbacks.internal_error(self._context.ledger.find(path), error)
+            self._setbacks.internal_error(path, error)
 
     def look_at_due(self, limit: int) -> int:
         """Look again at files whose waiting time is over. Returns how many."""
@@ -44,16 +54,13 @@ class Intake:
             self.look(self._context.inboxes[job.drop], job.path)
         return len(due)
 
-    def _look_or_miss(self, inbox: Inbox, path: bytes) -> None:
-        try:
-            self._look(inbox, path)
-        except FileNotFoundError:
-            self._is_gone(path)
-
     def _look(self, inbox: Inbox, path: bytes) -> None:
         found = files.snapshot(path)
         job = self._context.ledger.find(path)
         if job is not None and self._is_known(inbox, job, found):
+            return
+        if job is not None and job.snapshot == found and self._is_held_fast(job):
+            self._context.wait(job, job.reason, job.detail, CLOSED_S)
             return
         if job is None or job.snapshot != found or job.state is not State.SEEN:
             job = self._context.ledger.see(
@@ -61,13 +68,17 @@ class Intake:
             )
         try:
             look = dicom.look(path)
+            has_writer = dicom.has_writer(path, local=inbox.is_local)
         except FileProblem as problem:
             self._unreadable(inbox, job, problem)
             return
+        self._act_on(inbox, job, look, has_writer=has_writer)
+
+    def _act_on(self, inbox: Inbox, job: Job, look: dicom.Look, *, has_writer: bool | None) -> None:
         settled = settle(
             look.snapshot,
             look.structure,
-            has_writer=dicom.has_writer(path, local=inbox.is_local),
+            has_writer=has_writer,
             now_ns=int(self._context.now() * 1e9),
             patience=inbox.patience,
         )
@@ -95,6 +106,35 @@ class Intake:
         if job.state in LIVE:
             return job.drop == inbox.name
         return job.state is State.DONE and inbox.after == "keep" and job.drop == inbox.name
+
+    def _is_held_fast(self, job: Job) -> bool:
+        """Could it not be moved, and is its folder still closed to us? Then nothing has changed."""
+        return (
+            job.state is State.LEFT
+            and job.reason is Reason.CANNOT_MOVE
+            and not os.access(os.path.dirname(job.path), os.W_OK | os.X_OK)
+        )
+
+    def _cannot_read(self, inbox: Inbox, path: bytes, error: OSError) -> None:
+        """A disk, share or right in trouble, or a file server that holds it: look again."""
+        try:
+            found = files.snapshot(path)
+        except OSError:
+            found = _UNSEEN
+        job = self._context.ledger.find(path)
+        if job is None or job.state is not State.SEEN or job.snapshot != found:
+            with contextlib.suppress(Overtaken):
+                job = self._context.ledger.see(
+                    drop=inbox.name, path=path, snapshot=found, now=self._context.now()
+                )
+        if job is None or job.state is not State.SEEN:
+            return
+        detail = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        if job.reason is not Reason.CANNOT_READ:
+            _log.warning(
+                "file.cannot-read", **self._context.who(job), **words(Reason.CANNOT_READ, detail)
+            )
+        self._context.wait(job, Reason.CANNOT_READ, detail, CLOSED_S)
 
     def _unreadable(self, inbox: Inbox, job: Job, problem: FileProblem) -> None:
         """A link or pipe is refused at once; rights may yet be put right in the quiet time."""

@@ -17,6 +17,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from ingest.config import BY_HAND
 from ingest.errors import IngestError, Reason
 from ingest.ledger_file import LedgerFile
 from ingest.model import IN_HAND, LIVE, Header, Importer, Job, Snapshot, State, check_transition
@@ -118,12 +119,26 @@ class Ledger(LedgerFile):
                 _record(connection, job, now)
         return job
 
-    def wait(self, job: Job, *, reason: Reason | None, detail: str, not_before: float) -> None:
-        """Note that a file isn't complete yet, and when to look again. No transition."""
+    def wait(
+        self,
+        job: Job,
+        *,
+        reason: Reason | None,
+        detail: str,
+        not_before: float,
+        attempts: int | None = None,
+    ) -> None:
+        """Note why a file waits, and when to look again. No transition."""
         with self.writing() as connection:
             connection.execute(
-                "UPDATE job SET reason = ?, detail = ?, not_before = ? WHERE id = ?",
-                (reason.code if reason else None, detail, not_before, job.id),
+                "UPDATE job SET reason = ?, detail = ?, not_before = ?, attempts = ? WHERE id = ?",
+                (
+                    reason.code if reason else None,
+                    detail,
+                    not_before,
+                    job.attempts if attempts is None else attempts,
+                    job.id,
+                ),
             )
 
     def ready(
@@ -190,17 +205,33 @@ class Ledger(LedgerFile):
         )
         return [_job(row) for row in rows]
 
-    def next_time(self, drops: Sequence[str]) -> float | None:
-        """When the next waiting file is due (seconds since the epoch); None if none waits."""
-        rows = self.rows(
-            """
-            SELECT min(not_before) FROM job
-            WHERE drop_name IN (SELECT value FROM json_each(?)) AND state IN ('SEEN', 'READY')
-            """,
-            (json.dumps(list(drops)),),
+    def is_due(self, drops: Sequence[str], state: State, by: float) -> bool:
+        """Is there a file in this state whose time comes until then (seconds since the epoch)?"""
+        return bool(
+            self.rows(
+                """
+                SELECT 1 FROM job WHERE drop_name IN (SELECT value FROM json_each(?))
+                  AND state = ? AND not_before <= ? LIMIT 1
+                """,
+                (json.dumps(list(drops)), state.name, by),
+            )
         )
-        value = rows[0][0]
-        return float(value) if isinstance(value, int | float) else None
+
+    def in_hand_elsewhere(self, drops: Sequence[str]) -> list[Job]:
+        """What is in hand for other drop folders than these, manual imports aside."""
+        rows = self.rows(
+            f"""
+            SELECT {_COLUMNS} FROM job
+            WHERE state IN (SELECT value FROM json_each(?)) AND path IS NOT NULL
+              AND drop_name NOT IN (SELECT value FROM json_each(?)) AND drop_name NOT GLOB ?
+            """,  # noqa: S608 - our own columns
+            (
+                json.dumps([state.name for state in IN_HAND]),
+                json.dumps(list(drops)),
+                BY_HAND + " *",
+            ),
+        )
+        return [_job(row) for row in rows]
 
     def live(self, drops: Sequence[str], states: Sequence[State], limit: int) -> list[Job]:
         """Jobs in these states, oldest first."""

@@ -75,6 +75,11 @@ class LedgerFile:
                 except BaseException:
                     self._connection.close()
                     raise
+        except sqlite3.OperationalError as error:
+            raise LedgerError(
+                f"the ledger {path} can't be used ({error}). Next: run this as the user that "
+                "the service runs as, and check the owner and the free space of state_dir"
+            ) from error
         except sqlite3.Error as error:
             raise LedgerError(
                 f"the ledger {path} can't be used ({error}). Next: check state_dir in the "

@@ -5,12 +5,13 @@ reaches the log. File names may hold a patient's name, so only names that are pl
 shown; any other is shown as a short digest, by which ``status`` and the quarantine find it.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
 import re
 import sys
-from typing import TextIO
+from typing import TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
@@ -55,6 +56,22 @@ def _only_allowed(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
     return {key: value for key, value in event.items() if key in ALLOWED}
 
 
+class _Unfailing:
+    """A stream on which a full disk or a closed pipe costs log lines, never a thread."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
 def set_up(stream: TextIO | None = None, *, level: int = logging.INFO) -> None:
     """Log to ``stream`` (default: stderr)."""
     stream = stream or sys.stderr
@@ -71,7 +88,7 @@ def set_up(stream: TextIO | None = None, *, level: int = logging.INFO) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Unfailing(stream))),
         cache_logger_on_first_use=False,
     )
 

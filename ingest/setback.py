@@ -9,6 +9,7 @@ from ingest.context import Context, Inbox, words
 from ingest.errors import Changed, FileProblem, Reason
 from ingest.ledger import NEVER
 from ingest.model import LIVE, Job, Shortfall, State
+from ingest.policy import UNKNOWN_ATTEMPTS
 
 _log = log.get(__name__)
 
@@ -159,22 +160,34 @@ class Setbacks:
                 **words(Reason.CANNOT_MOVE, ""),
             )
 
-    def internal_error(self, job: Job | None, error: Exception) -> None:
-        """A defect of ours: the file goes back to wait, and the log has type and place."""
+    def internal_error(self, path: bytes, error: Exception, *, own_claim: str = "") -> None:
+        """A defect of ours: a few attempts, then quarantine; the log has type and place.
+
+        Args:
+            path: where the file lies, or lay before it was claimed.
+            error: what was raised.
+            own_claim: the claim in the caller's hand; a file in another's is not touched.
+        """
         detail = f"{type(error).__name__} in {place_of(error)}"
-        _log.error(
-            "file.internal-error",
-            job=job.id if job else None,
-            **words(Reason.INTERNAL_ERROR, detail),
-        )
-        if job is None or job.state not in LIVE:
+        job = self._context.ledger.find(path)
+        who = self._context.who(job) if job else {"file": log.safe_name(path)}
+        _log.error("file.internal-error", **who, **words(Reason.INTERNAL_ERROR, detail))
+        if job is None or job.state not in LIVE or job.drop not in self._context.inboxes:
+            return
+        if job.claim in self._context.in_hand and job.claim != own_claim:
             return
         inbox = self._context.inboxes[job.drop]
         if job.claim:
             self.put_back(inbox, self._context.claim_of(inbox, job))
         if job.state is not State.SEEN:
             job = self._context.see_again(job, job.snapshot)
-        self._context.wait(job, Reason.INTERNAL_ERROR, detail, self._look_again_s)
+        attempts = job.attempts + 1
+        if attempts >= UNKNOWN_ATTEMPTS:
+            self.refuse(inbox, job, Reason.INTERNAL_ERROR, detail)
+        else:
+            self._context.wait(
+                job, Reason.INTERNAL_ERROR, detail, self._look_again_s, attempts=attempts
+            )
 
 
 def place_of(error: Exception) -> str:

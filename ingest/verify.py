@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ingest.errors import Reason
 from ingest.model import Facts, Header, Importer, Shortfall, Snapshot, StudyHeld
 
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 PET_IMAGE = "1.2.840.10008.5.1.4.1.1.128"
 
 
@@ -100,7 +101,8 @@ def _projection_image(facts: Facts) -> str | Shortfall:
     """The image's event is stored, or that of its processing/presentation twin.
 
     OpenREM takes an image whose exposure began when a stored one's did for the twin of that
-    one, and stores no second event (OpenREM ``extract_common.get_study_check_dup``).
+    one, and stores no second event (OpenREM ``extract_common.get_study_check_dup``); not so
+    for mammograms sent as secondary captures.
     """
     uid = facts.content.sop_instance_uid
     for study in facts.studies:
@@ -108,7 +110,7 @@ def _projection_image(facts: Facts) -> str | Shortfall:
             continue
         if uid in study.event_uids:
             return "its event is stored"
-        if study.has_event_at_same_time:
+        if study.has_event_at_same_time and facts.content.sop_class_uid != SECONDARY_CAPTURE:
             return "the event of its processing/presentation twin is stored"
     return _short(facts, "no event of this image is stored")
 

@@ -22,14 +22,16 @@ from watchdog.events import (
     FileSystemEvent,
     FileSystemEventHandler,
 )
-from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
-from watchdog.observers.inotify import InotifyEmitter
+from watchdog.observers.inotify import InotifyEmitter, InotifyObserver
 from watchdog.observers.inotify_c import InotifyConstants, Mask
 
-from ingest import claim
+from ingest import claim, log
+
+_log = log.get(__name__)
 
 RESTLESS_NS = 2_000_000_000
+RETRY_S = 30.0
 MAX_HINTS = 10_000  # beyond that the hints are dropped and the folder is swept
 
 _PARTIAL = (b".part", b".partial", b".tmp", b".crdownload", b".filepart")
@@ -99,11 +101,10 @@ class Tree:
 
     def everything(self) -> Iterator[bytes]:
         """Every file."""
-        known, self._mtimes = self._mtimes, {}
+        self._mtimes = {}
         todo = [self.root]
         while todo:
             yield from self._scan(todo.pop(), todo)
-        known.clear()
 
     def changed(self, now_ns: int) -> Iterator[bytes]:
         """Every file in folders whose modification time moved, and in new folders.
@@ -217,28 +218,43 @@ class Watch:
         """Prepare to watch ``root``; nothing is started yet."""
         self._root = root
         self._hints = hints
-        self._observer: BaseObserver | None = None
+        self._observer: InotifyObserver | None = None
         self._identity: tuple[int, int] | None = None
+        self._try_at = 0.0
+        self._is_told = False
 
-    def check(self) -> bool:
-        """Start, or start anew, if need be. True if the folder was not watched a moment ago."""
+    def check(self, now: float) -> bool:
+        """Start, or start anew, if need be. True if the folder was not watched a moment ago.
+
+        Args:
+            now: the time (seconds since the epoch); what can't be watched is tried again later.
+        """
         identity = folder_identity(self._root)
         if identity == self._identity and self._is_alive():
             return False
         self.stop()
-        if identity is None:
+        if identity is None or now < self._try_at:
             return False
-        observer = Observer()
-        # watchdog offers no way to choose the emitter of its native observer.
-        observer._emitter_class = _Emitter  # noqa: SLF001
-        observer.schedule(_Handler(self._hints), os.fsdecode(self._root))
         try:
-            observer.start()
-        except OSError:  # out of inotify instances, or gone again: the sweep serves meanwhile
-            _abandon(observer)
+            self._observer = _observe(self._root, self._hints)
+        except OSError as error:  # out of inotify instances, or gone again: the sweep serves
+            self._cannot(error, now)
             return False
-        self._observer, self._identity = observer, identity
+        self._identity, self._is_told = identity, False
         return True
+
+    def _cannot(self, error: OSError, now: float) -> None:
+        self._try_at = now + RETRY_S
+        if not self._is_told:
+            self._is_told = True
+            _log.warning(
+                "watch.unavailable",
+                file=log.safe_name(self._root),
+                detail=error.strerror,
+                why="the system gives no events for this folder; it is swept instead, which "
+                "takes a moment longer",
+                next="raise fs.inotify.max_user_instances (sysctl) if many programs watch folders",
+            )
 
     def stop(self) -> None:
         """End watching."""
@@ -250,8 +266,22 @@ class Watch:
         return (
             self._observer is not None
             and self._observer.is_alive()
+            and self._observer._inotify_fd.is_alive()  # noqa: SLF001 - its reading thread
             and all(emitter.is_alive() for emitter in self._observer.emitters)
         )
+
+
+def _observe(root: bytes, hints: Hints) -> InotifyObserver:
+    observer = InotifyObserver()  # takes an inotify instance already
+    try:
+        # watchdog offers no way to choose the emitter of its native observer.
+        observer._emitter_class = _Emitter  # noqa: SLF001
+        observer.schedule(_Handler(hints), os.fsdecode(root))
+        observer.start()
+    except OSError:
+        _abandon(observer)
+        raise
+    return observer
 
 
 def _abandon(observer: BaseObserver) -> None:

@@ -1,15 +1,16 @@
 """`import`: a manual import of files and folders; the sources stay unless told otherwise."""
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
-from ingest import claim, service, watch
+from ingest import claim, parts, service, watch
 from ingest.commands.once import once
 from ingest.commands.run import stopped_by_signals
 from ingest.commands.show import Run, now
 from ingest.config import BY_HAND, Settings
 from ingest.context import Inbox
+from ingest.errors import Reason
 from ingest.ledger import Ledger
 from ingest.settle import Patience
 
@@ -20,17 +21,22 @@ PATIENCE = Patience(quiet_s=0.5, incomplete_after_s=0.0)
 class Chosen:
     """The files and folders that were named on the command line, of one parent folder."""
 
-    def __init__(self, paths: Sequence[bytes]) -> None:
-        """Choose these."""
+    def __init__(self, paths: Sequence[bytes], on_closed: Callable[[bytes], None]) -> None:
+        """Choose these; folders that can't be read are told of."""
         self._paths = paths
+        self._on_closed = on_closed
 
     def everything(self) -> Iterator[bytes]:
         """Every file."""
         for path in self._paths:
             if os.path.isdir(path) and not os.path.islink(path):
-                yield from watch.Tree(path).everything()
+                yield from watch.Tree(path, on_folder=self._folder).everything()
             else:
                 yield path
+
+    def _folder(self, folder: watch.Folder) -> None:
+        if not folder.is_readable:
+            self._on_closed(folder.path)
 
     def changed(self, _now_ns: int) -> Iterator[bytes]:
         """Nothing is watched here."""
@@ -51,12 +57,16 @@ def import_by_hand(settings: Settings, paths: Sequence[Path], *, delete: bool) -
         )
         for number, root in enumerate(chosen, start=1)
     ]
-    sources = {inbox.name: Chosen(chosen[inbox.root]) for inbox in inboxes}
     shown = Run()
+
+    def on_closed(folder: bytes) -> None:
+        shown.refused(folder, Reason.UNREADABLE)
+
+    sources = {inbox.name: Chosen(chosen[inbox.root], on_closed) for inbox in inboxes}
     with (
         stopped_by_signals() as stop,
-        service.only_one(settings.state_dir, service.IMPORT),
-        service.openrem_database(settings),
+        parts.only_one(settings.state_dir, parts.IMPORT, wait_s=2.0),
+        parts.openrem_database(settings),
     ):
         ledger = Ledger(settings.ledger_path)
         try:
@@ -67,11 +77,12 @@ def import_by_hand(settings: Settings, paths: Sequence[Path], *, delete: bool) -
                 settings,
                 ledger,
                 inboxes,
-                work="import",
+                stop=stop,
+                work=parts.IMPORT,
                 sources=sources,
                 on_end=shown.ended,
             )
-            return once(draining, ledger, stop, shown)
+            return once(draining, ledger, shown)
         finally:
             ledger.forget(BY_HAND, now())
             ledger.close()
@@ -82,7 +93,7 @@ def _put_back(roots: Collection[bytes], settings: Settings) -> None:
 
     Not in a drop folder: there it may be in the hand of the running service, which will do it.
     """
-    drops = {inbox.root for inbox in service.inboxes_of(settings)}
+    drops = {inbox.root for inbox in parts.inboxes_of(settings)}
     for root in roots:
         if root not in drops:
             for claimed in claim.found(root):

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -38,13 +39,22 @@ def classify(paths: Sequence[Path], *, as_json: bool) -> int:
 def _files(paths: Sequence[Path]) -> Iterator[bytes]:
     for path in map(os.fsencode, paths):
         if os.path.isdir(path) and not os.path.islink(path):
-            yield from watch.Tree(path).everything()
+            closed: list[bytes] = []
+            yield from watch.Tree(path, on_folder=partial(_note_closed, closed)).everything()
+            yield from closed
         else:
             yield path
 
 
+def _note_closed(closed: list[bytes], folder: watch.Folder) -> None:
+    if not folder.is_readable:
+        closed.append(folder.path)
+
+
 def explain(path: bytes) -> Classified:
     """The decision on one file."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        return _rejected(path, Reason.UNREADABLE, "this folder may not be read")
     try:
         look = dicom.look(path)
     except FileProblem as problem:

@@ -1,7 +1,7 @@
 """`demo`: a private OpenREM, sample objects dropped in, and what OpenREM then holds."""
 
+import json
 import shutil
-import threading
 from importlib import resources
 from pathlib import Path
 
@@ -58,17 +58,18 @@ def _configure(folder: Path, private: site.Site) -> Path:
     if path.exists():
         return path
     lines = [
-        f'state_dir = "{folder / "state"}"',
+        f"state_dir = {json.dumps(str(folder / 'state'))}",
         "",
         "[openrem]",
-        f'python = "{private.python}"',
-        f'demo_site = "{private.root}"  # its database is started when needed',
+        f"python = {json.dumps(str(private.python))}",
+        f"demo_site = {json.dumps(str(private.root))}  # its database is started when needed",
         "",
         "[openrem.env]",
-        *(f'{key} = "{value}"' for key, value in private.environment().items()),
+        *(f"{key} = {json.dumps(value)}" for key, value in private.environment().items()),
     ]
     for name, expect in DROPS.items():
-        lines += ["", "[[drop]]", f'path = "{folder / "dosedata" / name}"', f"expect = {expect}"]
+        path_of_drop = json.dumps(str(folder / "dosedata" / name))
+        lines += ["", "[[drop]]", f"path = {path_of_drop}", f"expect = {json.dumps(expect)}"]
     lines += [
         "",
         "[settle]",
@@ -76,10 +77,10 @@ def _configure(folder: Path, private: site.Site) -> Path:
         "incomplete_after = 3.0  # an hour in real use: slow senders must be waited for",
         "",
         "[quarantine]",
-        f'path = "{folder / "dosedata" / "failed"}"',
+        f"path = {json.dumps(str(folder / 'dosedata' / 'failed'))}",
         "",
     ]
-    path.write_text("\n".join(lines).replace("'", '"'), encoding="utf-8")
+    path.write_text("\n".join(lines), encoding="utf-8")
     return path
 
 
@@ -107,8 +108,7 @@ def _show(private: site.Site, folder: Path, path: Path) -> None:
         f"In quarantine, each with its reason beside it: {folder / 'dosedata' / 'failed'}\n"
         f"Try it: openrem-ingest -c {path} run     (then drag DICOM files into "
         f"{folder / 'dosedata'}/…)\n"
-        f"        openrem-ingest -c {path} status",
-        markup=False,
+        f"        openrem-ingest -c {path} status"
     )
 
 
@@ -118,8 +118,4 @@ def _serve(private: site.Site) -> None:
             f"OpenREM's web pages: {url}  (log in as {site.ADMIN}, password "
             f"{private.admin_password}); Ctrl-C ends them"
         )
-        _wait(stop)
-
-
-def _wait(stop: threading.Event) -> None:
-    stop.wait()
+        stop.wait()

@@ -1,14 +1,12 @@
 """Runs what there is to its end and sums it up: for `run --once` and `import`."""
 
-import threading
-
 from ingest import service
 from ingest.commands.show import Run
 from ingest.errors import OpenRemUnreachable
 from ingest.ledger import Ledger
 
 
-def once(draining: service.Service, ledger: Ledger, stop: threading.Event, shown: Run) -> int:
+def once(draining: service.Service, ledger: Ledger, shown: Run) -> int:
     """Drain, and print the summary; returns the exit code.
 
     Raises:
@@ -16,12 +14,12 @@ def once(draining: service.Service, ledger: Ledger, stop: threading.Event, shown
     """
     try:
         with shown.progress("importing"):
-            draining.drain(stop)
+            is_whole = draining.drain()
     except OpenRemUnreachable:
         if shown.tally.total:
             shown.finish()
         raise
-    if stop.is_set():
+    if not is_whole:
         shown.interrupted()
     else:
         inboxes = list(draining.engine.inboxes.values())

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from ingest import service
+from ingest import parts, service
 from ingest.commands.once import once
 from ingest.commands.show import Run
 from ingest.config import Settings
@@ -15,25 +15,26 @@ from ingest.ledger import Ledger
 
 def run(settings: Settings, *, is_once: bool) -> int:
     """Run the service; returns the exit code."""
-    service.check_folders(settings)
+    parts.check_folders(settings)
     with (
         stopped_by_signals() as stop,
-        service.only_one(settings.state_dir, "run"),
-        service.openrem_database(settings),
+        parts.only_one(settings.state_dir, parts.RUN),
+        parts.openrem_database(settings),
     ):
         ledger = Ledger(settings.ledger_path)
         shown = Run()
         running = service.Service(
             settings,
             ledger,
-            service.inboxes_of(settings),
-            excluded=service.excluded_from(settings),
+            parts.inboxes_of(settings),
+            stop=stop,
+            excluded=parts.excluded_from(settings),
             on_end=shown.ended if is_once else lambda _ended: None,
         )
         try:
             if is_once:
-                return once(running, ledger, stop, shown)
-            running.run(stop)
+                return once(running, ledger, shown)
+            running.run()
         finally:
             ledger.close()
     return 0

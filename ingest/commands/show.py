@@ -1,5 +1,7 @@
 """How commands speak to people: tables on stdout, progress and complaints on stderr."""
 
+import contextlib
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +21,7 @@ from ingest.model import Job, State
 
 def out() -> Console:
     """The console for results."""
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, markup=False)
 
 
 def complaint(path: bytes, reason: Reason, detail: str) -> str:
@@ -72,7 +74,8 @@ class Run:
         """Nothing shown yet."""
         self.tally = Tally()
         self._is_whole = True
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._lock = threading.Lock()
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
         self._advance: Callable[[int], None] = lambda _total: None
 
     @contextmanager
@@ -95,19 +98,27 @@ class Run:
 
     def ended(self, ended: Ended) -> None:
         """Take note of an end; called from the import threads."""
-        self.tally.add(ended)
-        self._advance(self.tally.total)
-        if ended.reason is not None:
-            self.complain(complaint(ended.path, ended.reason, ended.detail))
+        with self._lock:
+            self.tally.add(ended)
+            self._advance(self.tally.total)
+            if ended.reason is not None:
+                self.complain(complaint(ended.path, ended.reason, ended.detail))
+
+    def refused(self, path: bytes, reason: Reason) -> None:
+        """Take note of something named that can't even be looked at."""
+        with self._lock:
+            self.tally.refused[reason] += 1
+            self.complain(complaint(path, reason, ""))
 
     def complain(self, line: str) -> None:
-        """Print one line to stderr, above the progress bar."""
-        self._console.print(line, markup=False)
+        """Print one line to stderr, above the progress bar; if it can't be, go on."""
+        with contextlib.suppress(OSError):
+            self._console.print(line)
 
     def left_behind(self, jobs: list[Job]) -> None:
         """Say what still waits."""
         for job in jobs:
-            reason = job.reason or Reason.INCOMPLETE
+            reason = job.reason or (Reason.INCOMPLETE if job.state is State.SEEN else Reason.BUSY)
             self.tally.refused[reason] += 1
             self.complain(complaint(job.path, reason, job.detail))
 

@@ -1,6 +1,7 @@
 """`status`: how many files are where, what is stuck and why, and how OpenREM is."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -8,14 +9,13 @@ from datetime import datetime
 import click
 from rich.table import Table
 
-from ingest import service
+from ingest import parts
 from ingest.commands.show import now, out
 from ingest.config import Settings
 from ingest.errors import OpenRemUnreachable, Reason
 from ingest.ledger import Ledger, Tally
 from ingest.model import State
 
-STALE_S = 30.0  # a running service leaves word every ten seconds
 PENDING = (State.SEEN, State.READY, State.CLAIMED, State.PROVEN, State.REJECTED)
 
 
@@ -76,13 +76,12 @@ def _read_ledger(
     settings: Settings, at: float
 ) -> tuple[str, str | None, Sequence[Tally], Sequence[Tally], set[str]]:
     """The service's state, its word on OpenREM while it runs, and the counts."""
-    away = {drop.name for drop in settings.drop if not drop.path.is_dir()}
-    if not settings.ledger_path.exists():
+    away = {drop.name for drop in settings.drop if not os.path.isdir(drop.path)}
+    if not os.path.exists(settings.ledger_path):
         return "stopped", None, [], [], away
     ledger = Ledger(settings.ledger_path, read_only=True)
     try:
-        word = ledger.said("service")
-        runs = word is not None and word[0].startswith("running") and word[1] > at - STALE_S
+        runs = parts.is_running(settings.state_dir)
         openrem = ledger.said("openrem") if runs else None
         midnight = datetime.fromtimestamp(at).astimezone().replace(hour=0, minute=0, second=0)
         today = ledger.ends_since(midnight.timestamp())
@@ -101,12 +100,12 @@ def _openrem(settings: Settings, word: str | None) -> OpenRemStatus:
     """What the running service knows, or, without one, what OpenREM answers now."""
     if word == "ready":
         return OpenRemStatus(reachable=True)
-    if word is not None:
+    if word:
         code, _, detail = word.partition(" ")
         return _unreachable(Reason.from_code(code), detail)
-    worker = service.worker_of(settings)
+    worker = parts.worker_of(settings)
     try:
-        with service.openrem_database(settings):
+        with parts.openrem_database(settings):
             worker.hello()
     except OpenRemUnreachable as trouble:
         return _unreachable(trouble.reason, trouble.detail)
@@ -170,7 +169,4 @@ def _print(answer: Status) -> None:
     for drop in answer.drops:
         for code, number in sorted(drop.stuck.items()):
             reason = Reason.from_code(code)
-            console.print(
-                f"{drop.drop}: {number} waiting: {reason.why}. Next: {reason.next_step}.",
-                markup=False,
-            )
+            console.print(f"{drop.drop}: {number} waiting: {reason.why}. Next: {reason.next_step}.")

@@ -28,7 +28,6 @@ class Hello:
 
     openrem: str  # its version
     database: str
-    host: str
     server: str  # PostgreSQL's version
     duplicate_scanners: int  # scanners with two rows, on which every import fails
 
@@ -75,6 +74,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._last_words: deque[str] = deque(maxlen=20)
         self._number = 0
+        self._is_closed = False
         self._asking = threading.Lock()  # held while a request runs
 
     @property
@@ -100,7 +100,6 @@ class Worker:
         return Hello(
             openrem=answer["openrem"],
             database=answer["database"],
-            host=answer["host"],
             server=answer["server"],
             duplicate_scanners=answer["duplicate_scanners"],
         )
@@ -122,6 +121,7 @@ class Worker:
 
     def close(self) -> None:
         """See `OpenRem`. May be called from another thread to break off a running request."""
+        self._is_closed = True
         process = self._process
         if process is not None:
             process.kill()
@@ -163,13 +163,22 @@ class Worker:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self._reap()
+        if self._is_closed:
+            raise OpenRemUnreachable(Reason.WORKER_WONT_START, "it was ended")
         self._process = self._start()
+        self._end_if_closed(self._process)
         greeting = self._read(self._process, START_S)
         if greeting is not None and greeting["ok"]:
+            self._last_words = deque(maxlen=0)  # from now on it may print of patients
             return self._process
         self._reap()
         detail = detail_of(greeting["failure"]) if greeting else self._why_it_ended()
         raise OpenRemUnreachable(Reason.WORKER_WONT_START, detail)
+
+    def _end_if_closed(self, process: subprocess.Popen[bytes]) -> None:
+        """It was closed in the very moment of its start, and nobody else would end it."""
+        if self._is_closed:
+            process.kill()
 
     def _start(self) -> subprocess.Popen[bytes]:
         try:
@@ -186,11 +195,11 @@ class Worker:
         except OSError as error:
             detail = f"{self._command[0]}: {error.strerror}"
             raise OpenRemUnreachable(Reason.WORKER_WONT_START, detail) from error
-        self._last_words.clear()
+        self._last_words = deque(maxlen=20)
         assert process.stderr is not None  # noqa: S101 - opened as a pipe
         threading.Thread(
-            target=_drain,
-            args=(process.stderr, self._last_words),
+            target=self._drain,
+            args=(process.stderr,),
             name="worker-stderr",
             daemon=True,
         ).start()
@@ -204,6 +213,12 @@ class Worker:
         except ValueError:
             return None
         return answer if isinstance(answer, dict) and "ok" in answer else None
+
+    def _drain(self, pipe: IO[bytes]) -> None:
+        """Read what OpenREM prints, and keep none of it past the start: it may name patients."""
+        with pipe:
+            for line in pipe:
+                self._last_words.append(line.decode("utf-8", "replace").rstrip())
 
     def _why_it_ended(self) -> str:
         """The type of the exception that ended it; its text may hold anything, so not that."""
@@ -234,13 +249,6 @@ def _inherited() -> dict[str, str]:
         for key, value in os.environ.items()
         if not key.startswith("PYTHON") and key not in ("VIRTUAL_ENV", "DJANGO_SETTINGS_MODULE")
     }
-
-
-def _drain(pipe: IO[bytes], last_words: deque[str]) -> None:
-    """Read what OpenREM prints, and keep none of it past the start: it may name patients."""
-    with pipe:
-        for line in pipe:
-            last_words.append(line.decode("utf-8", "replace").rstrip())
 
 
 def _read_line(pipe: IO[bytes], timeout_s: float) -> bytes:

@@ -37,16 +37,11 @@ import traceback
 import uuid
 from typing import Any, Callable, Dict, Iterator, TextIO
 
-PROTOCOL = 1
-
 # One number for the whole site: every openrem-ingest on any host takes the same lock.
 ADVISORY_LOCK = 0x4F52454D494E4753
 
 # Our own task type: OpenREM lets an open row of its own types (import_rdsr ...) block its queue.
 TASK_TYPE = "ingest_{}"
-
-RADIOPHARMACEUTICAL_SR = "1.2.840.10008.5.1.4.1.1.88.68"
-PET_IMAGE = "1.2.840.10008.5.1.4.1.1.128"
 
 # Event containers of a dose report (PS3.16 TID 10003, 10013, 10022), each with the concept of
 # the UID item in it. OpenREM reads both kinds by these codes or their meanings.
@@ -78,12 +73,10 @@ class OpenREM:
             name: importlib.import_module("openrem.remapp.extractors." + module)
             for name, (module, _) in MODULES.items()
         }
-        import django
         import pydicom
         import remapp.models
         from django.db import connection, transaction
 
-        self.django: Any = django
         self.pydicom: Any = pydicom
         self.models: Any = remapp.models
         self.connection: Any = connection
@@ -214,15 +207,9 @@ class OpenREM:
         settings = self.connection.settings_dict
         self.fresh_connection()
         answer: Answer = {
-            "protocol": PROTOCOL,
-            "pid": os.getpid(),
             "openrem": self._version(),
-            "python": "%d.%d.%d" % sys.version_info[:3],
-            "django": self.django.get_version(),
-            "pydicom": self.pydicom.__version__,
             "vendor": self.connection.vendor,
             "database": str(settings.get("NAME")),
-            "host": str(settings.get("HOST") or "localhost"),
         }
         if self.connection.vendor != "postgresql":
             return answer
@@ -230,7 +217,7 @@ class OpenREM:
             cursor.execute("SELECT current_setting('server_version'), pg_is_in_recovery()")
             answer["server"], answer["read_only"] = cursor.fetchone()
         answer["patient_id_settings"] = self.models.PatientIDSettings.objects.count()
-        answer["studies"] = self.models.GeneralStudyModuleAttr.objects.exists()
+        self.models.GeneralStudyModuleAttr.objects.exists()  # raises where it isn't migrated
         fields = [
             field.name
             for field in self.models.UniqueEquipmentNames._meta.get_fields()
@@ -297,6 +284,9 @@ class OpenREM:
                 with self._for_one_import(importer, dataset):
                     _unless_refused(function(request["path"]))
                 self._close_task()
+        except Refused:
+            self._record_refusal(importer)
+            raise
         except Exception:
             # Only after the rollback, or the row would be rolled back with the rest.
             self._record_failure(importer)
@@ -356,8 +346,12 @@ class OpenREM:
             self.task.completed_successfully = True
             self.task.save()
 
-    def _record_failure(self, importer: str) -> None:
-        words = traceback.format_exc()
+    def _record_refusal(self, importer: str) -> None:
+        """The importer left its words in the task row that was rolled back with the rest."""
+        self._record_failure(importer, self.task.error or "refused by the importer")
+
+    def _record_failure(self, importer: str, words: str = "") -> None:
+        words = words or traceback.format_exc()
         try:
             self.connection.close_if_unusable_or_obsolete()
             self._open_task(importer, error=words)

@@ -372,7 +372,7 @@ def test_other_drop_folders_files_are_none_of_ours(ledger: Ledger) -> None:
     assert ledger.next_ready(["dx"], [], NOW) is None
     assert ledger.next_ready([], [], NOW) is None
     assert ledger.due(["dx"], NOW, 10) == []
-    assert ledger.next_time(["dx"]) is None
+    assert not ledger.is_due(["dx"], State.READY, NOW)
     assert ledger.live(["dx"], list(State), 10) == []
 
 
@@ -384,7 +384,9 @@ def test_a_waiting_file_is_due_when_its_time_has_come(ledger: Ledger) -> None:
     assert ledger.due(["sr"], NOW, 10) == []
     assert [job.path for job in ledger.due(["sr"], NOW + 2, 10)] == [b"/1", b"/2"]
     assert [job.path for job in ledger.due(["sr"], NOW + 9, 1)] == [b"/1"]
-    assert ledger.next_time(["sr"]) == NOW + 1
+    assert not ledger.is_due(["sr"], State.SEEN, NOW)
+    assert ledger.is_due(["sr"], State.SEEN, NOW + 1)
+    assert not ledger.is_due(["sr"], State.READY, NOW + 9)
 
 
 def test_what_was_left_is_looked_at_again_only_where_that_may_help(ledger: Ledger) -> None:
@@ -407,6 +409,15 @@ def test_live_jobs_are_listed_by_state_oldest_first(ledger: Ledger) -> None:
     assert ledger.live(["sr"], [State.CLAIMED, State.PROVEN], 1) == [jobs[0]]
 
 
+def test_what_is_in_hand_under_a_former_name_is_found(ledger: Ledger) -> None:
+    """Not what is in hand for the folders of today, nor for a manual import."""
+    job = brought_to(ledger, State.CLAIMED, b"/1")
+    brought_to(ledger, State.SEEN, b"/2")
+
+    assert ledger.in_hand_elsewhere(["sr"]) == []
+    assert ledger.in_hand_elsewhere(["another"]) == [job]
+
+
 @pytest.mark.parametrize("drops", [["sr"], ["sr", "dx"]])
 def test_turns_are_found_by_an_index_and_never_sorted(ledger: Ledger, drops: list[str]) -> None:
     """A backlog of a million files is a backlog of a million questions."""
@@ -415,7 +426,7 @@ def test_turns_are_found_by_an_index_and_never_sorted(ledger: Ledger, drops: lis
     ledger.next_ready(drops, ["1.2.3"], NOW)
     turn = asked.copy()
     asked.clear()
-    ledger.next_time(drops)
+    ledger.is_due(drops, State.READY, NOW)
     ledger.due(drops, NOW, 10)
     ledger._connection.set_trace_callback(None)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 from watchdog.observers.inotify_c import InotifyConstants
 
 from ingest import claim, watch
@@ -388,7 +389,7 @@ class Watched:
 @pytest.fixture
 def watched(root: bytes) -> Iterator[Watched]:
     made = Watched(root)
-    assert made.watch.check()
+    assert made.watch.check(0.0)
     yield made
     made.watch.stop()
 
@@ -444,7 +445,7 @@ def test_what_leaves_is_nobodys_business(watched: Watched, root: bytes) -> None:
 def test_a_watch_that_is_well_is_left_alone(watched: Watched) -> None:
     observer = watched.watch._observer
 
-    assert not watched.watch.check()
+    assert not watched.watch.check(0.0)
     assert watched.watch._observer is observer
 
 
@@ -456,18 +457,18 @@ def test_a_folder_that_is_replaced_is_watched_anew(watched: Watched, root: bytes
         os.rmdir(root)
     os.mkdir(root)
 
-    assert watched.watch.check()
+    assert watched.watch.check(0.0)
     assert watched.hinted(put(root + b"/a.dcm"))
 
 
 def test_a_folder_that_is_away_is_watched_when_it_returns(watched: Watched, root: bytes) -> None:
     os.rename(root, root + b".away")
-    assert not watched.watch.check()
+    assert not watched.watch.check(0.0)
     assert watched.watch._observer is None
 
     os.rename(root + b".away", root)
 
-    assert watched.watch.check()
+    assert watched.watch.check(0.0)
     assert watched.hinted(put(root + b"/a.dcm"))
 
 
@@ -478,7 +479,7 @@ def test_a_watch_whose_thread_died_is_built_anew(watched: Watched, root: bytes) 
         emitter.stop()
         emitter.join()
 
-    assert watched.watch.check()
+    assert watched.watch.check(0.0)
     assert watched.hinted(put(root + b"/a.dcm"))
 
 
@@ -493,15 +494,35 @@ def test_without_inotify_instances_the_sweep_serves(
 
     with monkeypatch.context() as patch:
         patch.setattr(watch._Emitter, "on_thread_start", out_of_instances)
-        assert not watching.check()
-    assert watching.check()
+        assert not watching.check(0.0)
+    assert not watching.check(1.0)  # it is tried again after a while
+    assert watching.check(60.0)
+    watching.stop()
+
+
+def test_without_even_an_observer_the_sweep_serves(
+    root: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Watchdog takes the inotify instance when its observer is made, and raises there."""
+
+    def out_of_instances() -> None:
+        raise OSError(24, "inotify instance limit reached")
+
+    watching = Watch(root, Hints())
+    with monkeypatch.context() as patch:
+        patch.setattr(watch, "InotifyObserver", out_of_instances)
+        with capture_logs() as told:
+            assert not watching.check(0.0)
+            assert not watching.check(60.0)
+    assert [line["event"] for line in told] == ["watch.unavailable"]
+    assert watching.check(120.0)
     watching.stop()
 
 
 def test_a_watch_may_be_stopped_twice_and_before_it_began(root: bytes) -> None:
     watching = Watch(root, Hints())
     watching.stop()
-    assert watching.check()
+    assert watching.check(0.0)
     watching.stop()
     watching.stop()
 
