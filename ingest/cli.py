@@ -126,7 +126,7 @@ def _conquest(file: Path | None, *, plain: bool) -> int:
 def _demo(file: Path | None, *, folder: Path, web: bool) -> int:  # noqa: ARG001
     """Build a private OpenREM, drop sample objects in, and show what it holds."""
     _quieter()
-    return demo.demo(folder.absolute(), web=web)
+    return demo.demo(folder.resolve(), web=web)
 
 
 def main(arguments: list[str] | None = None) -> None:

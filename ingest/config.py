@@ -248,23 +248,39 @@ def _is_planned(error: ErrorDetails) -> bool:
 
 def _explain(error: ErrorDetails) -> str:
     """One line: the key, what is wrong with it, and what would be right."""
-    key = _key(error["loc"])
+    key, given = _key(error["loc"]), error["input"]
     if _is_planned(error):
         return f"{key}: is planned, but not in this version. Next: remove it"
     match error["type"]:
         case "extra_forbidden":
-            return f"{key}: unknown key. Next: {_nearest(error['loc'])}"
+            words = f"unknown key. Next: {_nearest(error['loc'])}"
         case "missing":
-            return f"{key}: is missing. Next: add it (the README's configuration shows all keys)"
+            words = "is missing. Next: add it (the README's configuration shows all keys)"
         case "value_error":
             words = str(error["msg"]).removeprefix("Value error, ")
-            return f"{key}: {words}" if key else words
         case "literal_error" | "enum":
             wanted = error.get("ctx", {}).get("expected", "")
-            return f"{key}: {error['input']!r} is not possible. Next: use {wanted}"
-        case _:
-            words = str(error["msg"]).replace("Input should be", "should be")
-            return f"{key}: {words}, but is {error['input']!r}. Next: correct the value"
+            words = f"{given!r} is not possible. Next: use {wanted}"
+        case kind:
+            words = _explain_type(kind, key, error)
+    return f"{key}: {words}" if key else words
+
+
+_NUMBERS = frozenset({"int_parsing", "int_type", "float_parsing", "float_type"})
+
+
+def _explain_type(kind: str, key: str, error: ErrorDetails) -> str:
+    """What is wrong with a value of the wrong sort."""
+    if kind == "tuple_type":
+        last = key.rpartition(".")[2]
+        remedy = "[[drop]], with two brackets" if key == "drop" else f'{last} = ["…"]'
+        return f"must be a list, but is {error['input']!r}. Next: write {remedy}"
+    if kind in _NUMBERS:
+        return f"must be a number, but is {error['input']!r}. Next: write it without quotes"
+    if kind == "string_type":
+        return f"must be text, but is {error['input']!r}. Next: put it in quotes"
+    words = str(error["msg"]).replace("Input should be", "should be")
+    return f"{words}, but is {error['input']!r}. Next: correct the value"
 
 
 def _key(location: tuple[int | str, ...]) -> str:

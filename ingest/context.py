@@ -120,6 +120,10 @@ class Context:
             }
         return who
 
+    def tell_of_folder(self, inbox: Inbox, path: bytes, reason: Reason) -> None:
+        """Tell whoever listens of a folder that can't be looked into."""
+        self._on_end(Ended(inbox=inbox, path=path, state=State.LEFT, reason=reason))
+
     def tell(
         self,
         inbox: Inbox,

@@ -43,6 +43,7 @@ class Why:
     reason: Reason
     detail: str
     drop: str
+    job: int  # as the log calls it
     header: Header | None
     at: datetime
 
@@ -56,6 +57,7 @@ class Why:
                     "detail": self.detail,
                     "next": self.reason.next_step,
                     "drop": self.drop,
+                    "job": self.job,
                     "sop_class_uid": self.header.sop_class_uid if self.header else None,
                     "sop_instance_uid": self.header.sop_instance_uid if self.header else None,
                     "study_instance_uid": self.header.study_uid if self.header else None,

@@ -388,6 +388,19 @@ class Ledger(LedgerFile):
         )
         return [_tally(row) for row in rows]
 
+    def stuck(self, drops: Sequence[str], limit: int) -> list[Job]:
+        """Jobs that wait for a reason, the oldest first."""
+        rows = self.rows(
+            f"""
+            SELECT {_COLUMNS} FROM job
+            WHERE drop_name IN (SELECT value FROM json_each(?)) AND path IS NOT NULL
+              AND state IN (SELECT value FROM json_each(?)) AND reason IS NOT NULL
+            ORDER BY id LIMIT ?
+            """,  # noqa: S608 - our own columns
+            (json.dumps(list(drops)), json.dumps([state.name for state in LIVE]), limit),
+        )
+        return [_job(row) for row in rows]
+
     def history(self, job_id: int) -> list[tuple[float, State, Reason | None, str]]:
         """All transitions of a job, in order."""
         rows = self.rows(

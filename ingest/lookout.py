@@ -4,10 +4,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from ingest import log, watch
 from ingest.context import Context, Inbox
+from ingest.errors import Reason
 from ingest.housekeeping import Housekeeping
 from ingest.intake import Intake
 
@@ -72,7 +74,9 @@ class Lookout:
         self._may_recover = may_recover
         self._sources: Mapping[str, Source] = sources or {
             inbox.name: watch.Tree(
-                inbox.root, excluded=excluded - {inbox.root}, on_folder=self._folder
+                inbox.root,
+                excluded=excluded - {inbox.root},
+                on_folder=partial(self._folder, inbox),
             )
             for inbox in context.inboxes.values()
         }
@@ -209,7 +213,7 @@ class Lookout:
             self._intake.look(inbox, path)
         return True
 
-    def _folder(self, folder: watch.Folder) -> None:
+    def _folder(self, inbox: Inbox, folder: watch.Folder) -> None:
         if not folder.is_readable:
             if folder.path not in self._unreadable:
                 self._unreadable.add(folder.path)
@@ -219,6 +223,7 @@ class Lookout:
                     why="the user that openrem-ingest runs as may not read this folder",
                     next="correct the folder's owner or rights",
                 )
+                self._context.tell_of_folder(inbox, folder.path, Reason.UNREADABLE)
             return
         self._unreadable.discard(folder.path)
         stood_s = self._context.now() - folder.mtime_ns / 1e9

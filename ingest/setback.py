@@ -72,6 +72,7 @@ class Setbacks:
             reason=reason,
             detail=detail,
             drop=inbox.name,
+            job=job.id,
             header=job.header,
             at=datetime.fromtimestamp(self._context.now(), UTC),
         )

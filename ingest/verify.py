@@ -94,7 +94,8 @@ def _dose_report(facts: Facts) -> str | Shortfall:
         return _short(
             facts, f"{missing.total()} of {len(facts.content.event_uids)} events are missing"
         )
-    return f"{len(facts.content.event_uids)} events stored"
+    events = len(facts.content.event_uids)
+    return f"all its {events} events are stored" if events else "stored; it reports no events"
 
 
 def _projection_image(facts: Facts) -> str | Shortfall:
@@ -134,7 +135,7 @@ def _philips_dose_info(facts: Facts) -> str | Shortfall:
     exposures = facts.content.exposures
     for study in facts.studies:
         if study.has_ct_dose and _is_finished(study) and study.event_rows == exposures:
-            return f"{exposures} exposures stored"
+            return f"all its {exposures} exposures are stored"
     if any(_is_finished(study) for study in facts.studies):
         return Shortfall(reason=Reason.OTHER_SOURCE)
     return _short(facts, f"not all of its {exposures} exposures are stored")

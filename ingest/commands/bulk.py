@@ -1,7 +1,7 @@
 """`import`: a manual import of files and folders; the sources stay unless told otherwise."""
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from ingest import claim, parts, service, watch
@@ -21,22 +21,25 @@ PATIENCE = Patience(quiet_s=0.5, incomplete_after_s=0.0)
 class Chosen:
     """The files and folders that were named on the command line, of one parent folder."""
 
-    def __init__(self, paths: Sequence[bytes], on_closed: Callable[[bytes], None]) -> None:
-        """Choose these; folders that can't be read are told of."""
+    def __init__(self, paths: Sequence[bytes], shown: Run) -> None:
+        """Choose these; what is found, and folders that can't be read, are shown."""
         self._paths = paths
-        self._on_closed = on_closed
+        self._shown = shown
 
     def everything(self) -> Iterator[bytes]:
         """Every file."""
         for path in self._paths:
             if os.path.isdir(path) and not os.path.islink(path):
-                yield from watch.Tree(path, on_folder=self._folder).everything()
+                for found in watch.Tree(path, on_folder=self._folder).everything():
+                    self._shown.found()
+                    yield found
             else:
+                self._shown.found()
                 yield path
 
     def _folder(self, folder: watch.Folder) -> None:
         if not folder.is_readable:
-            self._on_closed(folder.path)
+            self._shown.refused(folder.path, Reason.UNREADABLE)
 
     def changed(self, _now_ns: int) -> Iterator[bytes]:
         """Nothing is watched here."""
@@ -58,11 +61,7 @@ def import_by_hand(settings: Settings, paths: Sequence[Path], *, delete: bool) -
         for number, root in enumerate(chosen, start=1)
     ]
     shown = Run()
-
-    def on_closed(folder: bytes) -> None:
-        shown.refused(folder, Reason.UNREADABLE)
-
-    sources = {inbox.name: Chosen(chosen[inbox.root], on_closed) for inbox in inboxes}
+    sources = {inbox.name: Chosen(chosen[inbox.root], shown) for inbox in inboxes}
     with (
         stopped_by_signals() as stop,
         parts.only_one(settings.state_dir, parts.IMPORT, wait_s=2.0),

@@ -58,12 +58,12 @@ def explain(path: bytes) -> Classified:
     try:
         look = dicom.look(path)
     except FileProblem as problem:
-        return _rejected(path, problem.reason, problem.detail or problem.reason.why)
+        return _rejected(path, problem.reason, problem.detail)
     except OSError as error:
         return _rejected(path, Reason.UNREADABLE, error.strerror or "it can't be read")
     if look.header is None:
         reason = look.problem or Reason.MALFORMED
-        return _rejected(path, reason, look.detail or reason.why)
+        return _rejected(path, reason, look.detail)
     return _decided(path, look.header)
 
 
@@ -83,7 +83,10 @@ def _decided(path: bytes, header: Header) -> Classified:
 
 def _rejected(path: bytes, reason: Reason, because: str) -> Classified:
     return Classified(
-        path=os.fsdecode(path), decision="reject", reason=reason.code, because=because
+        path=os.fsdecode(path),
+        decision="reject",
+        reason=reason.code,
+        because=f"{reason.why} ({because})" if because else reason.why,
     )
 
 

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import sys
 from importlib import resources
 from pathlib import Path
 
 import click
 from rich.table import Table
 
-from ingest import config
+from ingest import config, parts
 from ingest.commands.run import run, stopped_by_signals
 from ingest.commands.show import out, steps
 from ingest.errors import ConfigError
@@ -38,10 +39,13 @@ def demo(folder: Path, *, web: bool) -> int:
     try:
         private = site.build(folder / "site", steps)
         path = _configure(folder, private)
-        _drop_samples(folder / "dosedata")
         with site.running(private):
-            steps("ingesting the sample objects")
-            run(config.load(path), is_once=True)
+            if parts.is_running(folder / "state"):
+                steps("openrem-ingest run is at work here: drop files in, it takes them")
+            else:
+                steps("ingesting the sample objects")
+                _drop_samples(folder / "dosedata")
+                run(config.load(path), is_once=True)
             _show(private, folder, path)
             if web:
                 _serve(private)
@@ -80,6 +84,7 @@ def _configure(folder: Path, private: site.Site) -> Path:
         f"path = {json.dumps(str(folder / 'dosedata' / 'failed'))}",
         "",
     ]
+    path.touch(mode=0o600)  # it has the secret key of the private OpenREM
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
 
@@ -106,9 +111,9 @@ def _show(private: site.Site, folder: Path, path: Path) -> None:
     console.print(table)
     console.print(
         f"In quarantine, each with its reason beside it: {folder / 'dosedata' / 'failed'}\n"
-        f"Try it: openrem-ingest -c {path} run     (then drag DICOM files into "
-        f"{folder / 'dosedata'}/…)\n"
-        f"        openrem-ingest -c {path} status"
+        f"Try it: {sys.argv[0]} -c {path} run\n"
+        f"        (then drag DICOM files into {folder / 'dosedata'}/…)\n"
+        f"        {sys.argv[0]} -c {path} status"
     )
 
 

@@ -35,6 +35,7 @@ class Tally:
 
     imported: int = 0
     already: int = 0
+    deleted: int = 0
     ignored: int = 0
     refused: Counter[Reason] = field(default_factory=Counter)
 
@@ -43,6 +44,7 @@ class Tally:
         if ended.state is State.DONE:
             self.imported += not ended.already
             self.already += ended.already
+            self.deleted += ended.inbox.after == "delete"
         elif ended.state is State.IGNORED:
             self.ignored += 1
         elif ended.reason is not None:
@@ -62,6 +64,8 @@ class Tally:
         table.add_row("imported", str(self.imported), "")
         table.add_row("already there", str(self.already), "")
         table.add_row("ignored", str(self.ignored), "")
+        if self.deleted:
+            table.add_row("proven, and the file deleted", str(self.deleted), "")
         for reason, count in self.refused.most_common():
             table.add_row(f"not imported: {reason.code}", str(count), reason.next_step)
         return table
@@ -75,6 +79,7 @@ class Run:
         self.tally = Tally()
         self._is_whole = True
         self._lock = threading.Lock()
+        self._found = 0
         self._console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
         self._advance: Callable[[int], None] = lambda _total: None
 
@@ -93,7 +98,7 @@ class Run:
         )
         with bar:
             task = bar.add_task(words, total=None)
-            self._advance = lambda done: bar.update(task, completed=done)
+            self._advance = lambda done: bar.update(task, completed=done, total=self._found or None)
             yield
 
     def ended(self, ended: Ended) -> None:
@@ -102,7 +107,14 @@ class Run:
             self.tally.add(ended)
             self._advance(self.tally.total)
             if ended.reason is not None:
-                self.complain(complaint(ended.path, ended.reason, ended.detail))
+                line = complaint(ended.path, ended.reason, ended.detail)
+                moved = f" It is now at {log.shown(ended.now_at)}" if ended.now_at else ""
+                self.complain(line + moved)
+
+    def found(self) -> None:
+        """Take note of a file that is to be imported."""
+        with self._lock:
+            self._found += 1
 
     def refused(self, path: bytes, reason: Reason) -> None:
         """Take note of something named that can't even be looked at."""
@@ -132,6 +144,8 @@ class Run:
 
     def finish(self) -> int:
         """Print the summary; returns the exit code."""
+        if not self.tally.total and self._is_whole:
+            self.complain("openrem-ingest: there was nothing to import")
         out().print(self.tally.table())
         return 1 if self.tally.refused or not self._is_whole else 0
 

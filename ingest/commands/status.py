@@ -7,15 +7,17 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 
 import click
+from rich.console import Console
 from rich.table import Table
 
-from ingest import parts
+from ingest import log, parts
 from ingest.commands.show import now, out
-from ingest.config import Settings
+from ingest.config import Drop, Settings
 from ingest.errors import OpenRemUnreachable, Reason
 from ingest.ledger import Ledger, Tally
-from ingest.model import State
+from ingest.model import Job, State
 
+EXAMPLES = 3  # paths shown for each reason
 PENDING = (State.SEEN, State.READY, State.CLAIMED, State.PROVEN, State.REJECTED)
 
 
@@ -29,10 +31,11 @@ class FolderStatus:
     waiting_to_be_complete: int
     waiting_for_import: int
     in_hand: int
-    imported_today: int
+    done_today: int  # imported, or already there
     quarantined_today: int
     left_in_place: int
     stuck: dict[str, int]  # reason code -> files that wait because of it
+    examples: dict[str, list[str]]  # reason code -> where some of them are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,18 +54,20 @@ class Status:
 
     service: str  # running | stopped
     openrem: OpenRemStatus
+    quarantine: str
     drops: tuple[FolderStatus, ...]
 
 
 def status(settings: Settings, *, as_json: bool) -> int:
     """Print the status; returns the exit code."""
-    service_word, openrem_word, tallies, today, away = _read_ledger(settings, now())
+    service_word, openrem_word, tallies, today, stuck = _read_ledger(settings, now())
+    away = {drop.name for drop in settings.drop if not os.path.isdir(drop.path)}
     answer = Status(
         service=service_word,
         openrem=_openrem(settings, openrem_word),
+        quarantine=str(settings.quarantine_path or ""),
         drops=tuple(
-            _folder(drop.name, str(drop.path), tallies, today, away=drop.name in away)
-            for drop in settings.drop
+            _folder(drop, tallies, today, stuck, away=drop.name in away) for drop in settings.drop
         ),
     )
     if as_json:
@@ -74,11 +79,10 @@ def status(settings: Settings, *, as_json: bool) -> int:
 
 def _read_ledger(
     settings: Settings, at: float
-) -> tuple[str, str | None, Sequence[Tally], Sequence[Tally], set[str]]:
-    """The service's state, its word on OpenREM while it runs, and the counts."""
-    away = {drop.name for drop in settings.drop if not os.path.isdir(drop.path)}
+) -> tuple[str, str | None, Sequence[Tally], Sequence[Tally], Sequence[Job]]:
+    """The service's state, its word on OpenREM while it runs, the counts, and what is stuck."""
     if not os.path.exists(settings.ledger_path):
-        return "stopped", None, [], [], away
+        return "stopped", None, [], [], []
     ledger = Ledger(settings.ledger_path, read_only=True)
     try:
         runs = parts.is_running(settings.state_dir)
@@ -90,7 +94,7 @@ def _read_ledger(
             openrem[0] if openrem else None,
             ledger.tallies(),
             today,
-            away,
+            ledger.stuck([drop.name for drop in settings.drop], limit=1000),
         )
     finally:
         ledger.close()
@@ -120,8 +124,15 @@ def _unreachable(reason: Reason, detail: str) -> OpenRemStatus:
 
 
 def _folder(
-    name: str, path: str, tallies: Sequence[Tally], today: Sequence[Tally], *, away: bool
+    drop: Drop,
+    tallies: Sequence[Tally],
+    today: Sequence[Tally],
+    stuck_jobs: Sequence[Job],
+    *,
+    away: bool,
 ) -> FolderStatus:
+    name = drop.name
+
     def count(source: Sequence[Tally], *states: State) -> int:
         return sum(t.count for t in source if t.drop == name and t.state in states)
 
@@ -130,29 +141,37 @@ def _folder(
         waits = tally.state in PENDING or tally.state is State.LEFT
         if tally.drop == name and waits and tally.reason is not None:
             stuck[tally.reason.code] = stuck.get(tally.reason.code, 0) + tally.count
+    examples: dict[str, list[str]] = {code: [] for code in stuck}
+    for job in stuck_jobs:
+        if job.drop == name and job.reason is not None:
+            some = examples.setdefault(job.reason.code, [])
+            if len(some) < EXAMPLES:
+                some.append(log.shown(job.path))
     return FolderStatus(
         drop=name,
-        path=path,
+        path=str(drop.path),
         state="away" if away else "watched",
         waiting_to_be_complete=count(tallies, State.SEEN),
         waiting_for_import=count(tallies, State.READY),
         in_hand=count(tallies, State.CLAIMED, State.PROVEN, State.REJECTED),
-        imported_today=count(today, State.DONE),
+        done_today=count(today, State.DONE),
         quarantined_today=count(today, State.QUARANTINED),
         left_in_place=count(tallies, State.LEFT),
         stuck=stuck,
+        examples=examples,
     )
 
 
 def _print(answer: Status) -> None:
     console = out()
-    console.print(f"Service: {answer.service}")
+    hint = "" if answer.service == "running" else "  (start it: openrem-ingest run)"
+    console.print(f"Service: {answer.service}{hint}")
     if answer.openrem.reachable:
         console.print("OpenREM: ready")
     else:
         console.print(f"OpenREM: away, {answer.openrem.why}. Next: {answer.openrem.next}.")
     table = Table()
-    for heading in ("Folder", "Incomplete", "To import", "In hand", "Imported today"):
+    for heading in ("Folder", "Incomplete", "To import", "In hand", "Done today"):
         table.add_column(heading, justify="left" if heading == "Folder" else "right")
     table.add_column("Quarantined today", justify="right")
     for drop in answer.drops:
@@ -161,12 +180,22 @@ def _print(answer: Status) -> None:
             drop.waiting_to_be_complete,
             drop.waiting_for_import,
             drop.in_hand,
-            drop.imported_today,
+            drop.done_today,
             drop.quarantined_today,
         )
         table.add_row(name, *map(str, counts))
     console.print(table)
     for drop in answer.drops:
-        for code, number in sorted(drop.stuck.items()):
-            reason = Reason.from_code(code)
-            console.print(f"{drop.drop}: {number} waiting: {reason.why}. Next: {reason.next_step}.")
+        _print_troubles(console, drop)
+    if any(drop.quarantined_today for drop in answer.drops):
+        console.print(f"Quarantine, each file with its reason beside it: {answer.quarantine}")
+
+
+def _print_troubles(console: Console, drop: FolderStatus) -> None:
+    if drop.state == "away":
+        console.print(f"{drop.drop}: {drop.path} is gone. Next: mount or make it again.")
+    for code, number in sorted(drop.stuck.items()):
+        reason = Reason.from_code(code)
+        console.print(f"{drop.drop}: {number} waiting: {reason.why}. Next: {reason.next_step}.")
+        for path in drop.examples[code]:
+            console.print(f"    {path}")

@@ -268,10 +268,14 @@ def _read_line(pipe: IO[bytes], timeout_s: float) -> bytes:
 
 
 def detail_of(failure: Mapping[str, Any]) -> str:
-    """What may be told of a failure: type, SQLSTATE, place."""
+    """What may be told of a failure: type, SQLSTATE, and its words where no file is involved."""
     kind = str(failure["exception"]).rpartition(".")[2]
     state = f" {failure['sqlstate']}" if failure["sqlstate"] else ""
-    return f"{kind}{state} in {failure['at']}"
+    return (
+        f"{kind}{state}: {failure['text']}"
+        if failure.get("text")
+        else (f"{kind}{state} in {failure['at']}")
+    )
 
 
 def _as_outage(reason: Reason, failure: Mapping[str, Any]) -> tuple[Reason, str]:

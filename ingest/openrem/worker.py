@@ -464,12 +464,16 @@ def event_start(dataset: Any) -> Any:
 # -- talking --------------------------------------------------------------------------------------
 
 
-def failure(error: BaseException, openrem: OpenREM | None) -> Answer:
-    """What may be told of an exception: its types, SQLSTATE and place, never its text."""
+def failure(error: BaseException, openrem: OpenREM | None, *, is_file: bool = True) -> Answer:
+    """What may be told of an exception: its types, SQLSTATE and place.
+
+    Its text may quote a patient's values, so it is told only where no file is involved.
+    """
     cause = error.__cause__
     place = traceback.extract_tb(error.__traceback__)[-1]
     return {
         "exception": _qualified(error),
+        "text": "" if is_file else " ".join(str(error).split())[:200],
         "families": [_qualified_type(kind) for kind in type(error).__mro__],
         "cause": _qualified(cause) if cause is not None else "",
         "sqlstate": getattr(cause, "pgcode", None) or getattr(error, "pgcode", None) or "",
@@ -516,7 +520,8 @@ def answer_to(request: Answer, openrem: OpenREM) -> Answer:
     try:
         answer.update(handlers[request["op"]](request))
     except Exception as error:
-        return {"id": request.get("id"), "ok": False, "failure": failure(error, openrem)}
+        told = failure(error, openrem, is_file="path" in request)
+        return {"id": request.get("id"), "ok": False, "failure": told}
     return answer
 
 
@@ -546,7 +551,7 @@ def main() -> None:
     try:
         openrem = OpenREM()
     except BaseException as error:
-        say({"id": 0, "ok": False, "failure": failure(error, None)})
+        say({"id": 0, "ok": False, "failure": failure(error, None, is_file=False)})
         raise
     say({"id": 0, "ok": True})
     for line in sys.stdin:

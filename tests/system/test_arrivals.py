@@ -60,7 +60,7 @@ def test_a_folder_of_a_thousand_files_moved_in_and_one_there_at_start(ground: Gr
     assert [ground.drop(name).is_dir() for name in ("mammo", "dx", "sr")] == [True] * 3
     assert ground.quarantined() == {}
     assert [(row[2], row[3], row[5]) for row in ground.held()] == [("2", "2", "2")] * 500
-    assert ground.folder_status("dx")["imported_today"] == 1000
+    assert ground.folder_status("dx")["done_today"] == 1000
 
 
 def test_the_same_object_twice_is_counted_once(ground: Ground) -> None:

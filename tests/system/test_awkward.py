@@ -107,7 +107,7 @@ def test_bad_files_are_quarantined_with_their_reason(ground: Ground) -> None:
         assert Path(os.fsdecode(path)).read_bytes() == content
     assert [row[:4] for row in ground.held()] == [(ground.held()[0][0], "CT", "3", "3")]
     status = ground.folder_status("sr")
-    assert (status["imported_today"], status["quarantined_today"], status["stuck"]) == (1, 6, {})
+    assert (status["done_today"], status["quarantined_today"], status["stuck"]) == (1, 6, {})
 
 
 def test_the_same_bad_name_twice_keeps_both(ground: Ground) -> None:

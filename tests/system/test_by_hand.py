@@ -135,7 +135,7 @@ def test_it_works_beside_the_service(ground: Ground) -> None:
     summary = _summary(said.out)
     assert summary["imported"] + summary["already there"] == 21
     service.imports(last)
-    until(lambda: ground.folder_status("dx")["imported_today"] == 21, "all of its own are done")
+    until(lambda: ground.folder_status("dx")["done_today"] == 21, "all of its own are done")
     log = service.stop()
     assert "file.will-retry" not in log
     assert ground.quarantined() == {}

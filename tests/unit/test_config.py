@@ -195,7 +195,7 @@ WRONG = [
     Wrong(LEAST + "workers = 0\n", "openrem.workers", "but is 0. Next: correct the value"),
     Wrong(LEAST + "workers = 99\n", "openrem.workers", "less than or equal to 16"),
     Wrong(LEAST + 'importer = "magic"\n', "openrem.importer", "is not possible. Next: use "),
-    Wrong(LEAST + "env = { A = 1 }\n", "openrem.env.A", "valid string"),
+    Wrong(LEAST + "env = { A = 1 }\n", "openrem.env.A", "must be text, but is 1"),
     Wrong(LEAST + "[settle]\nquiet = 0\n", "settle.quiet", "greater than 0"),
     Wrong(LEAST + "[settle]\nquiet = inf\n", "settle.quiet", "finite number"),
     Wrong(LEAST + "[settle]\nquiet = nan\n", "settle.quiet", "Next: correct the value"),

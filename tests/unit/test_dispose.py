@@ -22,6 +22,7 @@ from tests.strategies import AWKWARD_NAMES, a_header, names
 CONTENT = b"an object" * 100
 TODAY = date(2024, 1, 2)
 WHY = Why(
+    job=7,
     reason=Reason.TRUNCATED,
     detail="at byte 900",
     drop="sr",
@@ -317,6 +318,7 @@ def test_the_reason_says_all_that_a_person_needs() -> None:
         "detail": "at byte 900",
         "next": Reason.TRUNCATED.next_step,
         "drop": "sr",
+        "job": 7,
         "sop_class_uid": a_header().sop_class_uid,
         "sop_instance_uid": a_header().sop_instance_uid,
         "study_instance_uid": a_header().study_uid,
@@ -329,7 +331,7 @@ def test_the_reason_says_all_that_a_person_needs() -> None:
 
 @pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.code)
 def test_of_a_file_that_could_not_be_read_there_are_no_uids(reason: Reason) -> None:
-    why = Why(reason=reason, detail="", drop="sr", header=None, at=WHY.at)
+    why = Why(job=7, reason=reason, detail="", drop="sr", header=None, at=WHY.at)
 
     words = json.loads(why.to_json())
 
