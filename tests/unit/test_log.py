@@ -179,3 +179,17 @@ def test_a_path_on_a_terminal_cannot_move_its_cursor(name: bytes) -> None:
 )
 def test_what_is_shown(name: bytes, text: str) -> None:
     assert shown(name) == text
+
+
+def test_a_log_that_cannot_be_written_ends_nothing() -> None:
+    """A full disk or a closed pipe costs log lines, never a thread."""
+
+    class Full(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+        def flush(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    log.set_up(Full())
+    log.get("test").error("ledger.failed", error="x")

@@ -339,3 +339,11 @@ def test_a_proof_needs_every_one_of_its_parts() -> None:
     with pytest.raises(TypeError):
         Proof(sop_instance_uid="1.2")  # type: ignore[call-arg]
     assert len(fields(Proof)) == 5
+
+
+def test_a_mammogram_as_secondary_capture_has_no_twin() -> None:
+    """OpenREM makes no twin of it, so an event at the same time is another's."""
+    header = a_header(sop_class_uid=STORAGE + "7", modality="MG")
+    twin = replace(WITH_IMAGE, event_uids=("9.9", "9.8"), has_event_at_same_time=True)
+    assert isinstance(judged(Importer.MG, IMAGE, facts_of(IMAGE, twin)), Proof)
+    assert isinstance(judged(Importer.MG, header, facts_of(header, twin)), Shortfall)

@@ -1,0 +1,229 @@
+"""The turns of looking and of putting in order, on real files and a real ledger."""
+
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from ingest import claim, dicom, rules
+from ingest.breaker import Breaker
+from ingest.claim import Claim
+from ingest.context import Context, Ended, Inbox
+from ingest.errors import LedgerError, Reason
+from ingest.housekeeping import Housekeeping
+from ingest.intake import Intake
+from ingest.ledger import Ledger
+from ingest.model import Importer, Job, State
+from ingest.policy import UNKNOWN_ATTEMPTS
+from ingest.setback import Setbacks
+from ingest.settle import Patience
+from tests.objects import CT_REPORT
+
+
+class Bench:
+    """A drop folder, and the parts that serve it; the time stands far ahead of the files."""
+
+    def __init__(self, folder: Path, ledger: Ledger, *, name: str = "sr") -> None:
+        """Serve ``folder/sr``, called ``name``."""
+        self.root = folder / "sr"
+        self.root.mkdir(exist_ok=True)
+        self.inbox = Inbox(
+            name=name,
+            root=os.fsencode(self.root),
+            after="delete",
+            patience=Patience(quiet_s=1.0, incomplete_after_s=60.0),
+            quarantine=os.fsencode(folder / "failed" / name),
+        )
+        self.ended: list[Ended] = []
+        self.time = self.root.stat().st_mtime + 1000
+        self.ledger = ledger
+        self.context = Context(
+            ledger=ledger,
+            inboxes=[self.inbox],
+            clock=lambda: self.time,
+            stopping=threading.Event(),
+            on_end=self.ended.append,
+        )
+        setbacks = Setbacks(self.context)
+        self.intake = Intake(self.context, setbacks)
+        self.house = Housekeeping(self.context, setbacks)
+
+    def put(self, name: str = "x.dcm") -> bytes:
+        """A whole dose report."""
+        shutil.copyfile(CT_REPORT, self.root / name)
+        return os.fsencode(self.root / name)
+
+    def job(self, path: bytes) -> Job:
+        """What the ledger knows of it."""
+        job = self.ledger.find(path)
+        assert job is not None
+        return job
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(tmp_path / "state" / "ledger.sqlite")
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, ledger: Ledger) -> Bench:
+    return Bench(tmp_path, ledger)
+
+
+def _claimed(bench: Bench) -> tuple[bytes, Claim]:
+    """A file in hand, as a killed service leaves it."""
+    path = bench.put()
+    bench.intake.look(bench.inbox, path)
+    job = bench.ledger.next_ready([bench.inbox.name], [], bench.time)
+    assert job is not None
+    assert job.importer is Importer.RDSR
+    claimed = Claim(id=claim.new_id(1), root=bench.inbox.root, place=b"x.dcm")
+    bench.ledger.claimed(job, claimed.id, bench.time)
+    claim.take(claimed, job.snapshot)
+    return path, claimed
+
+
+def test_a_whole_object_is_ready_at_the_first_look(bench: Bench) -> None:
+    path = bench.put()
+    bench.intake.look(bench.inbox, path)
+    assert bench.job(path).state is State.READY
+
+
+def test_what_a_crash_left_in_hand_is_put_back(bench: Bench) -> None:
+    path, _claim = _claimed(bench)
+    bench.house.recover(bench.inbox)
+    assert os.path.exists(path)
+    assert bench.job(path).state is State.SEEN
+    assert not os.path.exists(bench.root / ".ingest")
+
+
+def test_also_where_the_drop_folder_has_another_name_since(
+    bench: Bench, tmp_path: Path, ledger: Ledger
+) -> None:
+    path, _claim = _claimed(bench)
+    renamed = Bench(tmp_path, ledger, name="reports")
+    renamed.house.adopt()
+    renamed.intake.look(renamed.inbox, path)
+    assert os.path.exists(path)
+    job = renamed.job(path)
+    assert (job.state, job.drop) == (State.READY, "reports")
+
+
+def test_and_where_it_is_served_no_more(bench: Bench, tmp_path: Path, ledger: Ledger) -> None:
+    """The file is back in its folder, and the ledger has no word of it in anybody's hand."""
+    path, _claim = _claimed(bench)
+    (tmp_path / "other").mkdir()
+    other = Bench(tmp_path / "other", ledger, name="other")
+    other.house.adopt()
+    assert os.path.exists(path)
+    assert other.job(path).state is State.GONE
+
+
+@pytest.mark.parametrize(
+    ("state", "end"),
+    [
+        (State.CLAIMED, State.GONE),
+        (State.PROVEN, State.DONE),
+        (State.REJECTED, State.QUARANTINED),
+    ],
+)
+def test_a_file_that_reached_its_end_unrecorded_ends_so(
+    bench: Bench, state: State, end: State
+) -> None:
+    path, claimed = _claimed(bench)
+    if state is State.PROVEN:
+        bench.ledger.proven(bench.job(path), "", bench.time)
+    if state is State.REJECTED:
+        bench.ledger.rejected(bench.job(path), Reason.BAD_VALUE, "", bench.time)
+    os.unlink(claimed.path)
+    bench.house.recover(bench.inbox)
+    assert bench.job(path).state is end
+
+
+def test_a_disk_in_trouble_is_told_once_and_asked_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bench.put()
+
+    def broken(_path: bytes) -> dicom.Look:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch, capture_logs() as told:
+        patch.setattr(dicom, "look", broken)
+        for _ in range(5):
+            bench.intake.look(bench.inbox, path)
+            bench.time += 100
+    job = bench.job(path)
+    assert (job.state, job.reason, job.detail) == (State.SEEN, Reason.CANNOT_READ, "EIO")
+    assert [line["event"] for line in told] == ["file.cannot-read"]
+    bench.intake.look(bench.inbox, path)
+    assert bench.job(path).state is State.READY
+
+
+def test_a_defect_of_ours_ends_in_quarantine_not_in_a_loop(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bench.put()
+
+    def defect(_header: object) -> None:
+        raise ZeroDivisionError("of patient Smith")
+
+    monkeypatch.setattr(rules, "decide", defect)
+    with capture_logs() as told:
+        for _ in range(UNKNOWN_ATTEMPTS):
+            bench.intake.look(bench.inbox, path)
+            bench.time += 100
+    assert bench.job(path).state is State.QUARANTINED
+    assert not os.path.exists(path)
+    assert [ended.reason for ended in bench.ended] == [Reason.INTERNAL_ERROR]
+    assert "Smith" not in str(told)
+
+
+def test_a_file_in_anothers_hand_is_not_touched_by_a_defect(bench: Bench) -> None:
+    path, claimed = _claimed(bench)
+    bench.context.in_hand[claimed.id] = bench.job(path)
+    Setbacks(bench.context).internal_error(path, ValueError())
+    assert os.path.exists(claimed.path)
+    assert bench.job(path).state is State.CLAIMED
+
+
+def test_a_folder_without_rights_costs_no_word_and_no_row_each_minute(bench: Bench) -> None:
+    """While nothing has changed, nothing is told, and nothing is written."""
+    path = bench.put()
+    bench.intake.look(bench.inbox, path)
+    Setbacks(bench.context).leave(
+        bench.inbox, bench.job(path), Reason.CANNOT_MOVE, "EACCES", again_s=1.0
+    )
+    events = len(bench.ledger.history(bench.job(path).id))
+    with pytest.MonkeyPatch.context() as patch, capture_logs() as told:
+        patch.setattr(os, "access", lambda *_arguments: False)
+        for _ in range(5):
+            bench.time += 100
+            bench.intake.look_at_due(10)
+    assert told == []
+    assert len(bench.ledger.history(bench.job(path).id)) == events
+    bench.time += 100
+    bench.intake.look_at_due(10)
+    assert bench.job(path).state is State.READY
+
+
+def test_the_breaker_opens_also_when_the_ledger_is_full(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaker = Breaker(ledger, lambda: 0.0, threading.Event())
+    breaker.is_open = False
+
+    def full(*_arguments: object) -> None:
+        raise LedgerError("disk full")
+
+    monkeypatch.setattr(ledger, "say", full)
+    with pytest.raises(LedgerError):
+        breaker.open(Reason.DATABASE_UNREACHABLE, "")
+    assert breaker.is_open
