@@ -57,6 +57,11 @@ class Breaker:
             _log.error("openrem.away", **words(reason, detail))
             self._ledger.say("openrem", f"{reason.code} {detail}", self._now())
 
+    def hurry(self) -> None:
+        """Ask at the next turn: the clock by which the time for it was set has been set back."""
+        with self._lock:
+            self._probe_at = 0.0
+
     def check(self, openrem: OpenRem) -> None:
         """Ask after OpenREM's health while there is nothing to import, so that status knows."""
         if self.is_open:

@@ -13,8 +13,9 @@ on its journey; afterwards a digest of it stays, enough to answer "what became o
 
 import hashlib
 import json
+import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from ingest.config import BY_HAND
@@ -318,6 +319,49 @@ class Ledger(LedgerFile):
                 WHERE drop_name GLOB ? AND state IN (SELECT value FROM json_each(?))
                 """,
                 (State.GONE.name, now, drops + " *", states),
+            )
+
+    def keep_only(self, roots: Mapping[str, bytes], *, spare: str, now: float) -> None:
+        """End what is known of files that lie in none of these drop folders, or in another one.
+
+        The configuration may have changed since: a folder that has another path or name now, or
+        that is no longer there. A file is dealt with by the rules of the folder it lies in, so
+        one that lies in another one than its job says is met again, there, as new work.
+
+        Args:
+            roots: the drop folders by name.
+            spare: how the names of folders begin that are somebody else's.
+            now: seconds since the epoch.
+        """
+        lies_where_it_should, values = "0", list[object]()
+        for name, root in roots.items():
+            below = os.path.join(root, b"")
+            lies_where_it_should += " OR (drop_name = ? AND substr(path, 1, ?) = ?"
+            values += [name, len(below), below]
+            for other in roots.values():
+                if other != root and other.startswith(below):  # a drop folder within this one
+                    inner = os.path.join(other, b"")
+                    lies_where_it_should += " AND substr(path, 1, ?) <> ?"
+                    values += [len(inner), inner]
+            lies_where_it_should += ")"
+        states = json.dumps([state.name for state in LIVE])
+        with self.writing() as connection:
+            connection.execute(
+                f"""
+                UPDATE job SET state = ?, path = NULL, claim = '', updated = ?
+                WHERE drop_name NOT GLOB ? AND state IN (SELECT value FROM json_each(?))
+                  AND NOT ({lies_where_it_should})
+                """,  # noqa: S608 - put together here, the values apart
+                (State.GONE.name, now, spare + " *", states, *values),
+            )
+
+    def hurry(self, now: float) -> None:
+        """Have all that waits for a later time be due now."""
+        with self.writing() as connection:
+            connection.execute(
+                "UPDATE job SET not_before = ? WHERE state IN ('SEEN', 'READY', 'LEFT') "
+                "AND not_before BETWEEN ? AND ?",
+                (now, now, NEVER / 2),
             )
 
     def _move(

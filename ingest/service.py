@@ -28,6 +28,7 @@ STOP_S = 7.0  # for the import in hand to end by itself; then it is broken off a
 IDLE_S = 0.5
 REST_S = 5.0  # after an error that was nobody's file's
 HEARTBEAT_S = 10.0
+CLOCK_BACK_S = 2.0  # what the system clock may be set back by without notice
 CHECK_S = 30.0  # between questions after OpenREM's health while nothing is imported
 
 
@@ -96,6 +97,7 @@ class Service:
         )
         self._workers = [parts.worker_of(settings) for _ in range(settings.openrem.workers)]
         self._heartbeat_at = 0.0
+        self._looked_at: float | None = None
         self._progress_at = 0.0
         self._threads: list[threading.Thread] = []
 
@@ -109,6 +111,7 @@ class Service:
         """
         _log.info("service.started", version=__version__, pid=os.getpid())
         self._ledger.say("openrem", "", self._clock())  # what an earlier run knew is old
+        self._keep_to_the_folders()
         self.engine.house.adopt()
         self._lookout.start_watching()
         self._start_importing()
@@ -135,6 +138,7 @@ class Service:
         self._progress_at = self._clock()
         try:
             self._workers[0].hello()
+            self._keep_to_the_folders()
             self._start_importing()
             while not self._stop.is_set() and not self._is_drained():
                 if not self._intake_turn():
@@ -146,6 +150,12 @@ class Service:
         if breaker.is_open and breaker.reason is not None:
             raise OpenRemUnreachable(breaker.reason, breaker.detail)
         return is_whole
+
+    def _keep_to_the_folders(self) -> None:
+        """Forget files that the configuration has in another folder now, or in none."""
+        roots = {inbox.name: inbox.root for inbox in self.engine.inboxes.values() if inbox.is_drop}
+        if roots:
+            self._ledger.keep_only(roots, spare=BY_HAND, now=self._clock())
 
     def _end(self) -> None:
         """End: the import in hand may finish, else it is broken off and undone."""
@@ -173,14 +183,14 @@ class Service:
         thread.start()
 
     def _import_loop(self, worker: Worker) -> None:
-        checked_at = self._clock()
+        checked_at = time.monotonic()
         while not self._stop.is_set():
             try:
                 worked = self.engine.import_next(worker)
                 if worked:
-                    checked_at = self._clock()
-                elif worker is self._workers[0] and self._clock() > checked_at + CHECK_S:
-                    checked_at = self._clock()
+                    checked_at = time.monotonic()
+                elif worker is self._workers[0] and time.monotonic() > checked_at + CHECK_S:
+                    checked_at = time.monotonic()
                     self.engine.breaker.check(worker)
             except Exception as error:  # noqa: BLE001 - see _rest
                 self._rest(error)
@@ -203,11 +213,28 @@ class Service:
 
     def _intake_turn(self) -> bool:
         now = self._clock()
+        self._check_clock(now)
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + HEARTBEAT_S
             self._ledger.say("service", f"running {os.getpid()} {__version__}", now)
             self._ledger.clear_traces()
         return self._lookout.turn()
+
+    def _check_clock(self, now: float) -> None:
+        """Wait for no time that was set by a clock which was ahead."""
+        if self._looked_at is None:
+            said = self._ledger.said("service")
+            self._looked_at = said[1] if said is not None else now
+        back_s = self._looked_at - now
+        self._looked_at = now
+        if back_s < CLOCK_BACK_S:
+            return
+        _log.warning("clock.went-back", seconds=round(back_s))
+        self._heartbeat_at = 0.0
+        self._progress_at = now
+        self._ledger.hurry(now)
+        self._lookout.hurry()
+        self.engine.breaker.hurry()
 
     def _rest(self, error: Exception) -> None:
         """A full disk or a defect of ours must never end a thread: nothing would go on."""

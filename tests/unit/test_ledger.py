@@ -701,3 +701,55 @@ def test_a_job_that_another_folder_has_taken_over_is_not_claimed(ledger: Ledger)
     with pytest.raises(Overtaken):
         ledger.claimed(replace(job, drop="other"), "c", NOW)
     assert ledger.get(job.id) == job
+
+
+# -- what another configuration or clock has left ------------------------------------------------
+
+
+@states
+@pytest.mark.parametrize(
+    ("roots", "stays"),
+    [
+        ({"sr": b"/drop"}, True),
+        ({"sr": b"/drop/"}, True),
+        ({"sr": b"/new/drop"}, False),  # the folder has another path now
+        ({"dose": b"/drop"}, False),  # or another name
+        ({"sr": b"/other", "sr-2": b"/drop"}, False),  # or another one has its name
+        ({"sr": b"/dro"}, False),
+        ({"sr": b"/", "sub": b"/drop"}, False),  # a folder within it is one of its own now
+        ({"sr": b"/drop", "sub": b"/drop/sub"}, True),
+        ({}, False),
+    ],
+)
+def test_what_lies_in_no_folder_or_in_another_is_forgotten(
+    ledger: Ledger, state: State, roots: dict[str, bytes], *, stays: bool
+) -> None:
+    job = brought_to(ledger, state)
+    theirs = seen(ledger, b"/anywhere", drop="by hand 1")
+
+    ledger.keep_only(roots, spare="by hand", now=NOW)
+
+    expected = state if stays or state not in LIVE else State.GONE
+    assert ledger.get(job.id).state is expected
+    assert ledger.get(theirs.id) == theirs
+    assert seen(ledger, b"/drop/another", drop="dose").state is State.SEEN
+
+
+def test_a_forgotten_file_is_met_again_as_new_work(ledger: Ledger) -> None:
+    brought_to(ledger, State.CLAIMED)
+
+    ledger.keep_only({"dose": b"/drop"}, spare="by hand", now=NOW)
+
+    assert seen(ledger, drop="dose").drop == "dose"
+
+
+def test_all_that_waits_can_be_made_due(ledger: Ledger) -> None:
+    job = seen(ledger)
+    ledger.wait(job, reason=None, detail="", not_before=NOW + 86400)
+    left = brought_to(ledger, State.LEFT, b"/drop/left")
+    assert ledger.due(["sr"], NOW, 10) == []
+
+    ledger.hurry(NOW)
+
+    assert [one.id for one in ledger.due(["sr"], NOW, 10)] == [job.id]
+    assert ledger.get(left.id).not_before == NEVER
