@@ -146,6 +146,7 @@ class Engine:
         """
         if inbox.after == "keep":
             path, alias = job.path, os.path.join(self._work, claimed.id.encode() + b".dcm")
+            self._check_whole(inbox, path, job)
         else:
             path, alias = claimed.path, claimed.alias
             self._take(inbox, job, claimed)
@@ -160,7 +161,12 @@ class Engine:
     def _take(self, inbox: Inbox, job: Job, claimed: Claim) -> None:
         """Set the file aside. `Changed` if somebody still writes to it."""
         claim.take(claimed, job.snapshot)
-        if dicom.has_writer(claimed.path, local=inbox.is_local):
+        self._check_whole(inbox, claimed.path, job)
+
+    def _check_whole(self, inbox: Inbox, path: bytes, job: Job) -> None:
+        """It waited for its turn: an object cut by its next version would be imported as it is."""
+        files.check_identity(path, job.snapshot)
+        if dicom.has_writer(path, local=inbox.is_local):
             raise Changed("somebody has it open for writing")
 
     def _judge(
@@ -242,6 +248,8 @@ class Engine:
                     attempts=attempts,
                     deaths=deaths,
                 )
+                if shortfall.reason is Reason.CHANGED:  # what we know of it is out of date
+                    self._context.see_again(self._context.ledger.get(job.id), job.snapshot)
             case _:
                 assert_never(step)
 
