@@ -87,10 +87,7 @@ def take(claim: Claim, expected: Snapshot) -> None:
 
 def _check_folders(claim: Claim) -> None:
     """Whoever may write into the drop folder must not have us move files of others."""
-    folder = os.path.dirname(claim.place)
-    if os.path.realpath(os.path.join(claim.root, folder)) != os.path.normpath(
-        os.path.join(os.path.realpath(claim.root), folder)
-    ):  # it has become a link since it was swept
+    if _leads_elsewhere(claim):  # it has become a link since it was swept
         raise FileProblem(Reason.CANNOT_MOVE, "its folder is a link")
     ours = os.path.join(claim.root, FOLDER)
     if os.path.lexists(ours) and not _is_folder(ours):
@@ -99,17 +96,27 @@ def _check_folders(claim: Claim) -> None:
         )
 
 
+def _leads_elsewhere(claim: Claim) -> bool:
+    """Is a link among the folders of the file's place?"""
+    folder = os.path.dirname(claim.place)
+    return os.path.realpath(os.path.join(claim.root, folder)) != os.path.normpath(
+        os.path.join(os.path.realpath(claim.root), folder)
+    )
+
+
 def release(claim: Claim) -> bool:
     """Put the file back where it came from. False if that can't be done now.
 
-    Something newer lies there (or a file has the name of its folder), or the rights are
-    missing. The claim then stays, and whoever goes through `found` comes back to it.
+    Something newer lies there (or a file or a link has the name of its folder), or the rights
+    are missing. The claim then stays, and whoever goes through `found` comes back to it.
     """
     try:
         files.unlink_alias(claim.alias)
         # Asked first, so that no folder is made where a share was unmounted under us. A claim
         # without its file was put back or disposed of: either way nothing is left to do.
         if os.path.lexists(claim.path):
+            if _leads_elsewhere(claim):
+                return False
             os.makedirs(os.path.dirname(claim.original), exist_ok=True)
             files.move(claim.path, claim.original)
     except OSError:

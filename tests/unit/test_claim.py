@@ -262,6 +262,21 @@ def test_a_file_in_the_place_of_its_folder_holds_it_up(root: bytes) -> None:
     assert content_of(claimed.original) == CONTENT
 
 
+def test_nothing_is_put_back_through_a_link(root: bytes, tmp_path: Path) -> None:
+    claimed = taken(root, b"a/file.dcm")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    os.rmdir(root + b"/a")
+    os.symlink(elsewhere, root + b"/a")
+
+    assert recover(root) == [False]
+    assert list(elsewhere.iterdir()) == []
+
+    os.unlink(root + b"/a")
+    assert recover(root) == [True]
+    assert content_of(claimed.original) == CONTENT
+
+
 def test_rights_that_are_missing_hold_it_up(root: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     claimed = taken(root)
 
