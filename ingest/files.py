@@ -13,10 +13,12 @@ Paths are bytes, because senders' names need not be text.
 import contextlib
 import ctypes
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from ingest.errors import Changed
@@ -117,22 +119,48 @@ def _copy_contents(source: bytes, target: bytes) -> None:
     """Copy under a passing name, compare what the disk gives back, then give it its name."""
     folder, name = os.path.split(target)
     passing = os.path.join(folder, b"." + hashlib.sha256(name).hexdigest()[:16].encode() + b".part")
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(passing)  # noqa: TID251 - left by a crash of ours
     status = os.lstat(source)
-    try:
-        with _open_regular(source) as reading, open(passing, "xb") as writing:
+    with _open_regular(source) as reading, _held(passing) as writing:
+        try:
             shutil.copyfileobj(reading, writing, _CHUNK)
             writing.flush()
             os.fsync(writing.fileno())
-        _compare(passing, source)
-        os.chmod(passing, status.st_mode & 0o777)
-        os.utime(passing, ns=(status.st_atime_ns, status.st_mtime_ns))
-        move(passing, target)
-    except OSError:
-        with contextlib.suppress(OSError):  # half a copy must not keep a full disk full
-            os.unlink(passing)  # noqa: TID251 - our own copy
-        raise
+            _compare(passing, source)
+            os.chmod(passing, status.st_mode & 0o777)
+            os.utime(passing, ns=(status.st_atime_ns, status.st_mtime_ns))
+            move(passing, target)
+        except OSError:
+            with contextlib.suppress(OSError):  # half a copy must not keep a full disk full
+                os.unlink(passing)  # noqa: TID251 - our own copy
+            raise
+
+
+@contextlib.contextmanager
+def _held(passing: bytes) -> Iterator[BinaryIO]:
+    """The passing file, empty, for us alone; one that a crash of ours left is taken over.
+
+    Two drop folders may share an archive, and names: without this, two threads at one target
+    would write into each other's copies, and the first rename would name the wrong one.
+
+    Raises:
+        FileExistsError: somebody else copies to the same target.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(passing, flags, 0o666), "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                raise  # else a file system without locks
+        try:
+            if not os.path.samestat(os.fstat(file.fileno()), os.lstat(passing)):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        except FileNotFoundError:  # it got its own name just now
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        file.truncate(0)
+        yield file
 
 
 def _compare(copy: bytes, source: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import fcntl
 import os
 import shutil
 import stat
@@ -288,6 +289,49 @@ def test_a_copy_that_differs_is_no_copy(
 
     assert content_of(folder + b"/file") == CONTENT
     assert os.listdir(elsewhere) == []
+
+
+@pytest.mark.parametrize("when", ["copied", "named"])
+def test_two_copies_to_one_target_do_not_mix(
+    folder: bytes, elsewhere: bytes, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Files of one name, from two drop folders that share an archive."""
+    one, two = put(folder + b"/one"), put(folder + b"/two", b"another report" * 1000)
+    step = {"copied": "_compare", "named": "sync_folder"}[when]
+    plain = getattr(files, step)
+
+    def meanwhile(*arguments: bytes) -> None:
+        monkeypatch.setattr(files, step, plain)
+        with pytest.raises(FileExistsError):
+            files.move_durably(folder + b"/two", elsewhere + b"/target", two)
+        plain(*arguments)
+
+    monkeypatch.setattr(files, step, meanwhile)
+    files.move_durably(folder + b"/one", elsewhere + b"/target", one)
+
+    assert content_of(elsewhere + b"/target") == CONTENT
+    assert content_of(folder + b"/two") == b"another report" * 1000
+    assert os.listdir(elsewhere) == [b"target"]
+
+
+def test_who_opened_a_copy_before_it_got_its_name_leaves_it_alone(
+    folder: bytes, elsewhere: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = put(folder + b"/file")
+
+    def named(file: object, _operation: int) -> None:
+        (passing,) = os.listdir(elsewhere)
+        os.rename(elsewhere + b"/" + passing, elsewhere + b"/target")
+        put(elsewhere + b"/target", b"somebody else's")
+        assert file
+
+    monkeypatch.setattr(fcntl, "flock", named)
+
+    with pytest.raises(FileExistsError):
+        files.move_durably(folder + b"/file", elsewhere + b"/target", expected)
+
+    assert content_of(elsewhere + b"/target") == b"somebody else's"
+    assert content_of(folder + b"/file") == CONTENT
 
 
 def test_on_a_full_disk_no_half_copy_stays(
