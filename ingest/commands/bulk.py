@@ -48,7 +48,7 @@ class Chosen:
 
 def import_by_hand(settings: Settings, paths: Sequence[Path], *, delete: bool) -> int:
     """Import these; returns the exit code."""
-    chosen = _by_folder(paths)
+    chosen = _by_folder(paths, _drop_roots(settings))
     inboxes = [
         Inbox(
             name=f"{BY_HAND} {number}",
@@ -92,23 +92,36 @@ def _put_back(roots: Collection[bytes], settings: Settings) -> None:
 
     Not in a drop folder: there it may be in the hand of the running service, which will do it.
     """
-    drops = {inbox.root for inbox in parts.inboxes_of(settings)}
+    drops = _drop_roots(settings)
     for root in roots:
         if root not in drops:
             for claimed in claim.found(root):
                 claim.release(claimed)
 
 
-def _by_folder(paths: Sequence[Path]) -> dict[bytes, list[bytes]]:
-    """The chosen paths by the folder that a claim of theirs would lie in."""
+def _drop_roots(settings: Settings) -> frozenset[bytes]:
+    return frozenset(inbox.root for inbox in parts.inboxes_of(settings))
+
+
+def _by_folder(
+    paths: Sequence[Path], drops: Collection[bytes] = frozenset()
+) -> dict[bytes, list[bytes]]:
+    """The chosen paths by the folder that a claim of theirs would lie in.
+
+    Of what lies in a drop folder, however deep, it is that: there the service looks for claims.
+    """
     chosen: dict[bytes, list[bytes]] = {}
+    folders: set[bytes] = set()
     for path in paths:
         # The folder's links are resolved, the last part's not: a link is refused, not followed.
         parent, name = os.path.split(os.path.abspath(os.fsencode(path)))
         whole = os.path.join(os.path.realpath(parent), name)
         is_folder = os.path.isdir(whole) and not os.path.islink(whole)
-        chosen.setdefault(whole if is_folder else os.path.dirname(whole), []).append(whole)
-    folders = {path for paths in chosen.values() for path in paths if path in chosen}
+        root = whole if is_folder else os.path.dirname(whole)
+        around = [drop for drop in drops if os.path.join(root, b"").startswith(drop + b"/")]
+        chosen.setdefault(max(around, key=len, default=root), []).append(whole)
+        if is_folder:
+            folders.add(whole)
     return {
         root: outermost
         for root, paths in chosen.items()

@@ -198,3 +198,18 @@ def _summary(out: str) -> dict[str, int]:
     """The table on stdout: outcome and number."""
     rows = [line.split("│") for line in out.splitlines() if line.startswith("│")]
     return {row[1].strip(): int(row[2]) for row in rows}
+
+
+def test_nor_does_a_killed_one_that_deletes_from_a_folder_within_it(ground: Ground) -> None:
+    """What it has set aside lies where the service looks for it."""
+    for number in range(40):
+        ground.put("dx", f"of-today/{number}.dcm", image())
+    process = ground.starts("import", "--delete", ground.drop("dx") / "of-today")
+    until(lambda: any(b".ingest" in file for file in ground.files()["dx"]), "one is set aside")
+    process.kill()
+    process.communicate()
+    service = ground.service()
+    until(ground.is_empty, "the service has them all")
+    service.stop()
+    assert ground.quarantined() == {}
+    assert ground.events() == 40
