@@ -120,6 +120,7 @@ class StudyHeld:
     """What OpenREM's database holds of one study row (``remapp_generalstudymoduleattr``)."""
 
     has_sop: bool  # the SOP Instance UID is recorded with this study
+    objects: int  # how many SOP Instance UIDs are
     number_of_events: int | None
     event_rows: int  # CT and projection irradiation events stored
     event_uids: tuple[str | None, ...]  # also radiopharmaceutical administrations

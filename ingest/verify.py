@@ -9,6 +9,7 @@ This is the only module that makes a ``Proof``, and nothing is deleted without o
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ingest.errors import Reason
@@ -94,8 +95,22 @@ def _dose_report(facts: Facts) -> str | Shortfall:
         return _short(
             facts, f"{missing.total()} of {len(facts.content.event_uids)} events are missing"
         )
+    if None in stored and None in facts.content.event_uids and not _is_alone(finished):
+        return Shortfall(
+            reason=Reason.NOT_HELD,
+            detail="its events have no UIDs, and OpenREM holds other objects of this study",
+        )
     events = len(facts.content.event_uids)
     return f"all its {events} events are stored" if events else "stored; it reports no events"
+
+
+def _is_alone(finished: Sequence[StudyHeld]) -> bool:
+    """Is this report all that its row was made of?
+
+    Events without a UID can't be told apart. OpenREM takes a second report with such events for
+    a part of the first, whatever they are, and stores nothing of it.
+    """
+    return any(study.has_sop and study.objects == 1 for study in finished)
 
 
 def _projection_image(facts: Facts) -> str | Shortfall:

@@ -43,6 +43,15 @@ def renew_events(dataset: Dataset) -> None:
                 item.UID = generate_uid()
 
 
+def remove_event_uids(dataset: Dataset) -> None:
+    """Take the UIDs of all irradiation events of a dose report away."""
+    for container in events(dataset):
+        uid = _EVENTS[_concept(container)]
+        container.ContentSequence = [
+            item for item in container.ContentSequence if _concept(item) != uid
+        ]
+
+
 def events(dataset: Dataset) -> list[Dataset]:
     """The event containers of a dose report."""
     return [item for item in dataset.get("ContentSequence", []) if _concept(item) in _EVENTS]

@@ -104,6 +104,7 @@ structures = st.builds(
 studies = st.builds(
     StudyHeld,
     has_sop=st.booleans(),
+    objects=st.integers(0, 3),
     number_of_events=st.none() | st.integers(0, 5),
     event_rows=st.integers(0, 5),
     event_uids=st.lists(st.none() | st.sampled_from(("1.2.3", "1.2.4", "1.2.5"))).map(tuple),
@@ -139,6 +140,7 @@ def a_study(**changes: object) -> StudyHeld:
     """A study row that was written to its end and holds nothing, with these changes."""
     plain = StudyHeld(
         has_sop=True,
+        objects=1,
         number_of_events=0,
         event_rows=0,
         event_uids=(),

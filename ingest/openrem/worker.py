@@ -388,6 +388,7 @@ class OpenREM:
             "has_sop": study.objectuidsprocessed_set.filter(
                 sop_instance_uid=text(dataset, "SOPInstanceUID")
             ).exists(),
+            "objects": study.objectuidsprocessed_set.values("sop_instance_uid").distinct().count(),
             "number_of_events": study.number_of_events,
             "event_rows": rows,
             "event_uids": uids,

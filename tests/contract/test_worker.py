@@ -370,6 +370,26 @@ def test_a_dead_redis_costs_the_skin_map_only(
     assert isinstance(judged(path, outcome), Proof)
 
 
+def test_a_second_report_whose_events_have_no_uids_is_not_proven_by_the_first(
+    site: Site, database: str, tmp_path: Path
+) -> None:
+    """OpenREM takes it for a part of the first, and stores nothing of it."""
+    study = generate_uid()
+
+    def without_uids(dataset: pydicom.FileDataset) -> None:
+        dataset.StudyInstanceUID = study
+        objects.remove_event_uids(dataset)
+
+    first = objects.variant(objects.CT_REPORT, tmp_path / "first.dcm", without_uids)
+    second = objects.variant(objects.CT_REPORT, tmp_path / "second.dcm", without_uids)
+    with real.a_worker(site, database) as worker:
+        assert isinstance(imported(worker, first), Proof)
+        assert isinstance(imported(worker, first), Proof)
+        verdict = imported(worker, second)
+        assert isinstance(verdict, Shortfall)
+        assert verdict.reason is Reason.NOT_HELD
+
+
 def test_a_later_report_replaces_the_right_study(site: Site, database: str, tmp_path: Path) -> None:
     """Two studies under one UID: the report that continues the second replaces the second.
 

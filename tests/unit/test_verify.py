@@ -242,6 +242,12 @@ def test_an_event_without_a_uid_does_not_stand_for_one_that_has_one() -> None:
     assert reason_of(report((None,), rows("1.1"))) is Reason.NOT_HELD
 
 
+def test_events_without_uids_are_held_only_where_no_other_report_could_have_brought_them() -> None:
+    assert isinstance(report((None, None), rows(None, None)), Proof)
+    assert reason_of(report((None, None), rows(None, None, objects=2))) is Reason.NOT_HELD
+    assert isinstance(report(("1.1", "1.2"), rows("1.1", "1.2", objects=2)), Proof)
+
+
 def test_the_shortfall_counts_what_is_missing() -> None:
     verdict = report(("1.1", "1.2", "1.3"), rows("1.2"))
 
