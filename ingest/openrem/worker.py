@@ -47,6 +47,8 @@ TASK_TYPE = "ingest_{}"
 # the UID item in it. OpenREM reads both kinds by these codes or their meanings.
 EVENT_CONTAINERS = {"113706": "113769", "113819": "113769", "113502": "113503"}
 
+SAME_SHARE = 0.02  # of a value; twins may be rounded differently
+
 MODULES = {
     "rdsr": ("rdsr", "rdsr"),
     "mg": ("mam", "mam"),
@@ -384,6 +386,7 @@ class OpenREM:
         rows = len(uids)
         uids += radio.values_list("radiopharmaceutical_administration_event_uid", flat=True)
         start = event_start(dataset)
+        at_same_time = xray.filter(date_time_started=start) if start else ()
         return {
             "has_sop": study.objectuidsprocessed_set.filter(
                 sop_instance_uid=text(dataset, "SOPInstanceUID")
@@ -392,7 +395,9 @@ class OpenREM:
             "number_of_events": study.number_of_events,
             "event_rows": rows,
             "event_uids": uids,
-            "has_event_at_same_time": bool(start) and xray.filter(date_time_started=start).exists(),
+            "has_event_at_same_time": any(
+                may_be_of_one_exposure(event, dataset) for event in at_same_time
+            ),
             "patient_rows": study.patientmoduleattr_set.count(),
             "has_ct_dose": study.ctradiationdose_set.exists(),
             "has_radiopharmaceutical_dose": study.radiopharmaceuticalradiationdose_set.exists(),
@@ -460,6 +465,32 @@ def event_start(dataset: Any) -> Any:
     clock = text(dataset, "AcquisitionTime") or text(dataset, "ContentTime")
     day = text(dataset, "AcquisitionDate") or text(dataset, "ContentDate")
     return make_date_time(day + clock) if day and clock else None
+
+
+def may_be_of_one_exposure(event: Any, dataset: Any) -> bool:
+    """Does nothing tell an image from the exposure of this event, which began when its own did?
+
+    OpenREM takes it for the event's processing/presentation twin and stores nothing of it; but
+    many systems send whole seconds, in which there can be two exposures. Twins have the same
+    tube voltage and dose, as far as they tell them at all.
+    """
+    source = event.irradeventxraysourcedata_set.first()
+    tube = source.kvp_set.first() if source is not None else None
+    stored = {
+        "KVP": tube.kvp if tube is not None else None,
+        # Factors as in OpenREM's mam and dx: dGy to mGy, dGy.cm2 to Gy.m2
+        "OrganDose": source.average_glandular_dose if source is not None else None,
+        "ImageAndFluoroscopyAreaDoseProduct": event.dose_area_product,
+    }
+    factors = {"OrganDose": 100.0, "ImageAndFluoroscopyAreaDoseProduct": 1e-5}
+    for keyword, value in stored.items():
+        try:
+            own = float(dataset.get(keyword) or 0.0) * factors.get(keyword, 1.0)
+        except (TypeError, ValueError):  # no number, or several
+            continue
+        if own and value and abs(own - float(value)) > SAME_SHARE * own:
+            return False
+    return True
 
 
 # -- talking --------------------------------------------------------------------------------------

@@ -370,6 +370,33 @@ def test_a_dead_redis_costs_the_skin_map_only(
     assert isinstance(judged(path, outcome), Proof)
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("", ""), ("KVP", "117"), ("ImageAndFluoroscopyAreaDoseProduct", "77")],
+)
+def test_another_exposure_in_the_same_second_is_not_proven_by_the_first(
+    site: Site, database: str, tmp_path: Path, keyword: str, value: str
+) -> None:
+    """OpenREM takes it for the processing/presentation twin of the first, and stores nothing."""
+    study = generate_uid()
+
+    def at_ten(dataset: pydicom.FileDataset) -> None:
+        dataset.StudyInstanceUID = study
+        dataset.AcquisitionTime = dataset.ContentTime = "101010"
+
+    def another(dataset: pydicom.FileDataset) -> None:
+        at_ten(dataset)
+        if keyword:
+            setattr(dataset, keyword, value)
+
+    first = objects.variant(objects.DX_IMAGE, tmp_path / "first.dcm", at_ten)
+    second = objects.variant(objects.DX_IMAGE, tmp_path / "second.dcm", another)
+    with real.a_worker(site, database) as worker:
+        assert isinstance(imported(worker, first), Proof)
+        verdict = imported(worker, second)
+    assert isinstance(verdict, Shortfall if keyword else Proof)
+
+
 def test_a_second_report_whose_events_have_no_uids_is_not_proven_by_the_first(
     site: Site, database: str, tmp_path: Path
 ) -> None:
