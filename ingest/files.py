@@ -218,11 +218,16 @@ def write_durably(path: bytes, text: str) -> None:
     """Write a small file of our own: complete under its name, or not there at all."""
     folder, name = os.path.split(path)
     passing = os.path.join(folder, b"." + hashlib.sha256(name).hexdigest()[:16].encode() + b".part")
-    with open(passing, "wb") as file:
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(passing, path)  # noqa: TID251 - our own file
+    try:
+        with open(passing, "wb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(passing, path)  # noqa: TID251 - our own file
+    except OSError:
+        with contextlib.suppress(OSError):  # on a full disk it would be taken for a refused file
+            os.unlink(passing)  # noqa: TID251 - our own file
+        raise
     sync_folder(folder)
 
 

@@ -520,6 +520,17 @@ def test_killed_at_any_step_a_note_is_whole_or_not_there(tmp_path: Path) -> None
             break
 
 
+def test_on_a_full_disk_no_half_note_stays(folder: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+
+    with pytest.raises(OSError, match="No space left"):
+        files.write_durably(folder + b"/note", "why")
+    assert os.listdir(folder) == []
+
+
 def test_a_folder_is_made_with_those_above_it(folder: bytes) -> None:
     files.make_folder(folder + b"/a/b/c")
     files.make_folder(folder + b"/a/b/c")
