@@ -249,7 +249,7 @@ class Engine:
                     deaths=deaths,
                 )
                 if shortfall.reason is Reason.CHANGED:  # what we know of it is out of date
-                    self._context.see_again(self._context.ledger.get(job.id), job.snapshot)
+                    self.context.see_again(self.context.ledger.get(job.id), job.snapshot)
             case _:
                 assert_never(step)
 

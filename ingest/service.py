@@ -111,8 +111,8 @@ class Service:
         """
         _log.info("service.started", version=__version__, pid=os.getpid())
         self._ledger.say("openrem", "", self._clock())  # what an earlier run knew is old
-        self._keep_to_the_folders()
         self.engine.house.adopt()
+        self._keep_to_the_folders()
         self._lookout.start_watching()
         self._start_importing()
         self._start(self._intake_loop, "intake")

@@ -4,6 +4,7 @@ What it holds is always whole, so that all which goes wrong here is between a fi
 """
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ingest import dicom, policy, service
+from ingest import dicom, parts, policy, service
 from ingest.config import Settings
 from ingest.context import Inbox
 from ingest.engine import Engine
@@ -34,7 +35,7 @@ class Openrem:
 
     def hello(self) -> Hello:
         """See `OpenRem`, here and below."""
-        return Hello(openrem="", database="", host="", server="", duplicate_scanners=0)
+        return Hello(openrem="", database="", server="", duplicate_scanners=0)
 
     def import_object(self, path: bytes, _importer: Importer) -> Outcome:
         """Take it."""
@@ -81,6 +82,7 @@ class Turns:
             retry=policy.RetryPolicy(attempts=3, initial_s=0.2, maximum_s=1.0),
             work=os.fsencode(tmp_path / "work"),
             clock=lambda: time.time() + self.late_s,
+            stopping=threading.Event(),
         )
 
     def look(self, path: Path) -> None:
@@ -165,7 +167,7 @@ def a_service(tmp_path: Path, ledger: Ledger) -> service.Service:
             "settle": {"quiet": 0.1},
         }
     )
-    return service.Service(settings, ledger, service.inboxes_of(settings))
+    return service.Service(settings, ledger, parts.inboxes_of(settings), stop=threading.Event())
 
 
 @pytest.mark.parametrize("restart", [False, True])
