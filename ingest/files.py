@@ -117,8 +117,7 @@ def _copy_over(source: bytes, target: bytes, expected: Snapshot) -> None:
 
 def _copy_contents(source: bytes, target: bytes) -> None:
     """Copy under a passing name, compare what the disk gives back, then give it its name."""
-    folder, name = os.path.split(target)
-    passing = os.path.join(folder, b"." + hashlib.sha256(name).hexdigest()[:16].encode() + b".part")
+    passing = _passing(target)
     status = os.lstat(source)
     with _open_regular(source) as reading, _held(passing) as writing:
         try:
@@ -133,6 +132,12 @@ def _copy_contents(source: bytes, target: bytes) -> None:
             with contextlib.suppress(OSError):  # half a copy must not keep a full disk full
                 os.unlink(passing)  # noqa: TID251 - our own copy
             raise
+
+
+def _passing(path: bytes) -> bytes:
+    """The name that a file of ours has until it is complete; sweeps pass it over."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, b"." + hashlib.sha256(name).hexdigest()[:16].encode() + b".part")
 
 
 @contextlib.contextmanager
@@ -216,8 +221,7 @@ def unlink_alias(alias: bytes) -> None:
 
 def write_durably(path: bytes, text: str) -> None:
     """Write a small file of our own: complete under its name, or not there at all."""
-    folder, name = os.path.split(path)
-    passing = os.path.join(folder, b"." + hashlib.sha256(name).hexdigest()[:16].encode() + b".part")
+    passing = _passing(path)
     try:
         with open(passing, "wb") as file:
             file.write(text.encode())
@@ -228,7 +232,7 @@ def write_durably(path: bytes, text: str) -> None:
         with contextlib.suppress(OSError):  # on a full disk it would be taken for a refused file
             os.unlink(passing)  # noqa: TID251 - our own file
         raise
-    sync_folder(folder)
+    sync_folder(os.path.dirname(path))
 
 
 def sync_folder(path: bytes) -> None:

@@ -8,7 +8,7 @@ from ingest import claim, files
 from ingest.claim import Claim
 from ingest.context import Context, Inbox
 from ingest.ledger import Overtaken
-from ingest.model import Job, State
+from ingest.model import IN_HAND, Job, State
 from ingest.setback import Setbacks
 
 # What was meant to become of a file that is no longer there: then it did.
@@ -28,8 +28,7 @@ class Housekeeping:
         # Not a copy of what is in hand: a claim may be taken while we look.
         for claimed in claim.found(inbox.root, self._context.in_hand):
             self._setbacks.put_back(inbox, claimed)
-        states = (State.CLAIMED, State.PROVEN, State.REJECTED)
-        for job in self._context.ledger.live([inbox.name], states, limit=10_000):
+        for job in self._context.ledger.live([inbox.name], tuple(IN_HAND), limit=10_000):
             if job.id in {one.id for one in tuple(self._context.in_hand.values())}:
                 continue
             with contextlib.suppress(Overtaken):  # its turn ended while we looked

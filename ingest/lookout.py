@@ -156,7 +156,6 @@ class Lookout:
                 "write there now may lose objects without knowing",
                 next="mount or make it again; it is watched again by itself",
             )
-        self._context.ledger.say(f"away:{inbox.name}", "" if here else "away", self._context.now())
 
     def _follow(self, path: bytes) -> None:
         inbox = self._inbox_of(path)
