@@ -5,7 +5,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -90,29 +90,32 @@ def test_killed_in_mid_import_leaves_nothing(
     before = real.content(site, database)
     with real.a_worker(site, database) as worker:
         worker.hello()
-        outcomes: list[Outcome] = []
-        thread = threading.Thread(
-            target=lambda: outcomes.append(worker.import_object(bytes(path), Importer.RDSR))
-        )
-        thread.start()
-        _wait_until_written(site, database, kilobytes)
+        outcome = _in_mid_import(site, database, worker, path, kilobytes)
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGKILL)
-        thread.join()
-        assert outcomes == [Vanished(detail="no answer")]
+        assert outcome.result() == Vanished(detail="no answer")
         _wait_for_sessions_to_end(site, database)
         assert real.differences(real.content(site, database), before) == []
         assert isinstance(imported(worker, path), Proof)
     assert count("irradeventxraydata") == 89
 
 
-def _wait_until_written(site: Site, database: str, kilobytes: int) -> None:
-    """Until OpenREM's tables have grown by so much; they do before the commit."""
+def _in_mid_import(
+    site: Site, database: str, worker: Worker, path: Path, kilobytes: int
+) -> Future[Outcome]:
+    """Begin an import, and wait until OpenREM's tables have grown by so much.
+
+    They do before the commit.
+    """
     sql = "SELECT sum(pg_relation_size(oid)) FROM pg_class WHERE relname LIKE 'remapp%'"
     start = int(query(site, sql, database)[0][0])
+    pool = ThreadPoolExecutor(1)
+    outcome = pool.submit(worker.import_object, bytes(path), Importer.RDSR)
+    pool.shutdown(wait=False)
     pause = threading.Event()
     while int(query(site, sql, database)[0][0]) - start < kilobytes * 1024:
         pause.wait(0.01)
+    return outcome
 
 
 def _wait_for_sessions_to_end(site: Site, database: str) -> None:
@@ -132,17 +135,12 @@ def test_database_killed_in_mid_import(
     path = corpus["RF-RDSR-Philips_Azurion.dcm"]
     with real.a_worker(site, database) as worker:
         worker.hello()
-        outcomes: list[Outcome] = []
-        thread = threading.Thread(
-            target=lambda: outcomes.append(worker.import_object(bytes(path), Importer.RDSR))
-        )
-        thread.start()
-        _wait_until_written(site, database, 64)
+        outcome = _in_mid_import(site, database, worker, path, 64)
         stop_server(site, "immediate")
         try:
-            thread.join()
-            assert isinstance(outcomes[0], Failed)
-            assert outcomes[0].reason in (Reason.DATABASE_UNREACHABLE, Reason.DATABASE_HICCUP)
+            failed = outcome.result()
+            assert isinstance(failed, Failed)
+            assert failed.reason in (Reason.DATABASE_UNREACHABLE, Reason.DATABASE_HICCUP)
             with pytest.raises(OpenRemUnreachable) as caught:
                 worker.hello()
             assert caught.value.reason is Reason.DATABASE_UNREACHABLE
