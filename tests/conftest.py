@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,12 @@ settings.register_profile("ci", max_examples=200, deadline=None, derandomize=Tru
 settings.register_profile("deep", max_examples=5000, deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
-_SITE = Path(
+_FIRST_SITE = Path(
     os.environ.get("OPENREM_INGEST_TEST_SITE") or Path(__file__).parents[1] / ".test-site"
 ).absolute()
+_NUMBER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+# Some tests stop PostgreSQL: each process that runs tests has one of its own.
+_SITE = _FIRST_SITE.with_name(f"{_FIRST_SITE.name}-{_NUMBER}") if _NUMBER else _FIRST_SITE
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -37,9 +41,20 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if not needed or session.config.option.collectonly:
         return
     try:
-        build(_SITE, session.config.get_terminal_writer().line, durable=False)
+        build(_FIRST_SITE, session.config.get_terminal_writer().line, durable=False)
+        if _SITE != _FIRST_SITE:
+            _share_installation()
+            build(_SITE, session.config.get_terminal_writer().line, durable=False)
     except SiteError as error:
         raise pytest.UsageError(str(error)) from error
+
+
+def _share_installation() -> None:
+    """Have the further sites use the first one's OpenREM: only the database is their own."""
+    _SITE.mkdir(exist_ok=True)
+    (_SITE / "openrem-site").touch()
+    with suppress(FileExistsError):
+        (_SITE / "openrem").symlink_to(_FIRST_SITE / "openrem")
 
 
 @pytest.fixture(scope="session")
