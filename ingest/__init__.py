@@ -9,12 +9,13 @@ A file's journey, and the module to read for each step:
     import   by OpenREM's own code, all or nothing                          openrem/
     verify   does OpenREM provably hold it? only here is a Proof made       verify
     dispose  delete, archive, or quarantine with the reason                 dispose
-    record   every transition, durably                                      ledger
+    record   every transition, durably                                      ledger, history
 
 engine.py takes one file through an import, and intake.py decides whether it is one; both stand on
 context.py. setback.py, breaker.py, policy.py and housekeeping.py say what happens when things go
-wrong. lookout.py chooses what to look at next, service.py runs it all; commands/ and cli.py show
-it to people.
+wrong. quarantine.py lists what was refused and brings it back, upkeep.py deletes what is too old.
+lookout.py chooses what to look at next, service.py runs it all; commands/ and cli.py show it to
+people.
 """
 
 __version__ = "0.1.0"

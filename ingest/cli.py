@@ -7,14 +7,25 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import click
 
 from ingest import __version__, config, log
-from ingest.commands import bulk, classify, conquest, demo, run, status
+from ingest.commands import (
+    bulk,
+    classify,
+    conquest,
+    demo,
+    failures,
+    history,
+    run,
+    status,
+    when,
+)
+from ingest.commands.show import now
 from ingest.config import Settings
-from ingest.errors import IngestError, OpenRemUnreachable
+from ingest.errors import IngestError, OpenRemUnreachable, Reason
 
 _PATHS = click.argument(
     "paths",
@@ -67,6 +78,25 @@ def _quieter(*, unless: bool = False) -> None:
         log.set_up(level=logging.ERROR)
 
 
+class _When(click.ParamType[float]):
+    """A time as people write it, in seconds since the epoch."""
+
+    name = "when"
+
+    def __init__(self, *, is_end: bool = False) -> None:
+        """A day stands for its beginning, or for its end."""
+        self._is_end = is_end
+
+    def convert(
+        self, value: object, parameter: click.Parameter | None, context: click.Context | None
+    ) -> float:
+        """The time that is meant."""
+        try:
+            return when.when(str(value), now(), is_end=self._is_end)
+        except ValueError as error:
+            self.fail(str(error), parameter, context)
+
+
 @_command("run")
 @click.option("--once", is_flag=True, help="Ingest what is there now, then exit.")
 def _run(file: Path | None, *, once: bool) -> int:
@@ -104,6 +134,92 @@ def _classify(file: Path | None, *, paths: tuple[Path, ...], as_json: bool) -> i
 def _status(file: Path | None, *, as_json: bool) -> int:
     """Show what waits, what is stuck and why, and how OpenREM is."""
     return status.status(_settings(file), as_json=as_json)
+
+
+_REASONS = click.Choice([reason.code for reason in Reason])
+_FILTERS = (
+    click.option("--reason", "reasons", type=_REASONS, multiple=True, help="With this reason."),
+    click.option("--folder", "folders", multiple=True, help="From this drop folder, by its name."),
+    click.option("--station", "stations", multiple=True, help="From this station."),
+    click.option("--since", type=_When(), help="Quarantined then or later: a date, 2d, today …"),
+    click.option("--until", type=_When(is_end=True), help="Quarantined then or earlier."),
+)
+_IDS = click.argument("ids", metavar="[ID]...", nargs=-1)
+_ALL = click.option("--all", "is_all", is_flag=True, help="All that openrem-ingest put there.")
+_JSON_LINES = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+
+def _filtered(function: Callable[..., int]) -> Callable[..., int]:
+    """A command on the quarantine takes the same filters as the others."""
+    for option in reversed(_FILTERS):
+        function = option(function)
+    return function
+
+
+class _Chosen(TypedDict, total=False):
+    """What the filters, and IDs, come to."""
+
+    reasons: tuple[str, ...]
+    folders: tuple[str, ...]
+    stations: tuple[str, ...]
+    since: float | None
+    until: float | None
+    ids: tuple[str, ...]
+    is_all: bool
+
+
+def _choice(chosen: _Chosen) -> failures.Choice:
+    return failures.Choice(
+        ids=tuple(one.lower() for one in chosen.get("ids", ())),
+        reasons=frozenset(chosen["reasons"]),
+        folders=frozenset(chosen["folders"]),
+        stations=frozenset(chosen["stations"]),
+        since=chosen["since"],
+        until=chosen["until"],
+        is_all=chosen.get("is_all", False),
+    )
+
+
+@_command("failures")
+@_filtered
+@_JSON_LINES
+def _failures(file: Path | None, *, as_json: bool, **chosen: Unpack[_Chosen]) -> int:
+    """List what lies in quarantine, with each file's reason and ID."""
+    return failures.failures(_settings(file), _choice(chosen), as_json=as_json)
+
+
+@_command("retry")
+@_IDS
+@_ALL
+@_filtered
+def _retry(file: Path | None, **chosen: Unpack[_Chosen]) -> int:
+    """Move files from quarantine back into their drop folders, as new work."""
+    return failures.retry(_settings(file), _choice(chosen))
+
+
+@_command("discard")
+@_IDS
+@_ALL
+@_filtered
+@click.option("--yes", "is_sure", is_flag=True, help="Don't ask.")
+def _discard(file: Path | None, *, is_sure: bool, **chosen: Unpack[_Chosen]) -> int:
+    """Delete files in quarantine for good."""
+    return failures.discard(_settings(file), _choice(chosen), is_sure=is_sure)
+
+
+@_command("history")
+@click.argument("paths", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--sop", "sop_uid", default="", metavar="UID", help="Of this SOP Instance UID.")
+@click.option("--study", "study_uid", default="", metavar="UID", help="Of this study.")
+@click.option("--folder", "drop", default="", help="In this drop folder, by its name.")
+@click.option("--since", type=_When(), help="Then or later: a date, 2d, 12h, today …")
+@click.option("--until", type=_When(is_end=True), help="Then or earlier.")
+@_JSON_LINES
+def _history(
+    file: Path | None, *, paths: tuple[Path, ...], as_json: bool, **asked: Unpack[history.Asked]
+) -> int:
+    """Tell what became of a file, an object or a study."""
+    return history.history(_settings(file), paths, asked, as_json=as_json)
 
 
 @_command("conquest")

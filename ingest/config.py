@@ -56,6 +56,7 @@ def _default_state_dir() -> Path:
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Days = Annotated[int, Field(ge=1, le=36500)]
 
 
 # Keys of the design that a later version will know: (table, key).
@@ -121,9 +122,16 @@ class Retry(_Table):
 
 
 class Quarantine(_Table):
-    """`[quarantine]`: where refused files go."""
+    """`[quarantine]`: where refused files go, and for how long."""
 
-    path: AbsolutePath
+    path: AbsolutePath | None = None
+    keep_days: Days | None = None  # then they are deleted; never, if not said
+
+
+class History(_Table):
+    """`[history]`: how long the ledger tells what became of a file."""
+
+    keep_days: Days = 365
 
 
 class Settings(_Table):
@@ -135,7 +143,8 @@ class Settings(_Table):
     settle: Settle = Settle()
     sweep: Sweep = Sweep()
     retry: Retry = Retry()
-    quarantine: Quarantine | None = None
+    quarantine: Quarantine = Quarantine()
+    history: History = History()
 
     @property
     def ledger_path(self) -> Path:
@@ -145,7 +154,7 @@ class Settings(_Table):
     @property
     def quarantine_path(self) -> Path | None:
         """Where refused files go: ``failed`` beside the first drop folder if not said."""
-        if self.quarantine is not None:
+        if self.quarantine.path is not None:
             return self.quarantine.path
         return self.drop[0].path.parent / "failed" if self.drop else None
 

@@ -14,6 +14,7 @@ from datetime import date, datetime
 from ingest import __version__, claim, files
 from ingest.claim import Claim
 from ingest.errors import Changed, Reason
+from ingest.ledger_file import digest
 from ingest.model import Header, Snapshot
 from ingest.verify import Proof
 
@@ -46,6 +47,9 @@ class Why:
     job: int  # as the log calls it
     header: Header | None
     at: datetime
+    root: bytes = b""  # the drop folder: a retry finds it, whatever it is called by then
+    path: bytes = b""  # where the file lay: only a digest of it is written
+    snapshot: Snapshot | None = None  # of the file: its reason is that of no other
 
     def to_json(self) -> str:
         """The text of ``<name>.why.json``."""
@@ -57,7 +61,11 @@ class Why:
                     "detail": self.detail,
                     "next": self.reason.next_step,
                     "drop": self.drop,
+                    "folder": os.fsdecode(self.root),
                     "job": self.job,
+                    "trace": digest(self.path).hex(),
+                    "size": self.snapshot.size if self.snapshot else None,
+                    "mtime_ns": self.snapshot.mtime_ns if self.snapshot else None,
                     "sop_class_uid": self.header.sop_class_uid if self.header else None,
                     "sop_instance_uid": self.header.sop_instance_uid if self.header else None,
                     "study_instance_uid": self.header.study_uid if self.header else None,
@@ -83,7 +91,7 @@ def quarantine(claimed: Claim, expected: Snapshot, into: bytes, why: Why) -> byt
 def _move_to_free_name(
     claimed: Claim, folder: bytes, expected: Snapshot, why: Why | None = None
 ) -> bytes:
-    for target in _names(_place_in(folder, claimed.place)):
+    for target in free_names(place_in(folder, claimed.place)):
         if os.path.lexists(target):
             continue
         if why is not None:
@@ -101,7 +109,7 @@ def _move_to_free_name(
     raise AssertionError("the names never end")
 
 
-def _place_in(folder: bytes, place: bytes) -> bytes:
+def place_in(folder: bytes, place: bytes) -> bytes:
     """The file's place below ``folder``, with the folders on the way made."""
     target = os.path.join(folder, place)
     try:
@@ -119,7 +127,7 @@ def why_of(path: bytes) -> bytes:
     return os.path.join(folder, files.name_that_fits(name, WHY))
 
 
-def _names(path: bytes) -> Iterator[bytes]:
+def free_names(path: bytes) -> Iterator[bytes]:
     """The file's own name, then ``name~2.dcm``, ``name~3.dcm`` … for those that came before."""
     yield path
     folder, name = os.path.split(path)

@@ -4,7 +4,7 @@ The tree of errors::
 
     IngestError                 shown as one line, never as a traceback
     ├── ConfigError             a wrong key or value, a missing file (exit code 2)
-    ├── LedgerError             the ledger can't be opened or used
+    ├── LedgerError             the ledger can't be opened or used: carries its Trouble
     ├── BusyError               another openrem-ingest already works on this (exit code 2)
     ├── OpenRemUnreachable      OpenREM can't take work now; no file's fault (exit code 3)
     └── FileProblem             this one file can't go on: carries a Reason
@@ -26,8 +26,25 @@ class ConfigError(IngestError):
     """The configuration has a wrong key or value."""
 
 
+class Trouble(Enum):
+    """What ails the ledger."""
+
+    MISSING = "missing"
+    LOCKED = "locked"
+    DAMAGED = "damaged"
+    NEWER = "newer"
+    CLOSED = "closed to us"
+    FULL = "full"
+    DISK = "disk"
+
+
 class LedgerError(IngestError):
     """The ledger can't be opened or used."""
+
+    def __init__(self, text: str, trouble: Trouble = Trouble.DISK) -> None:
+        """Keep the one line, and the kind of trouble: equal kinds are one episode."""
+        super().__init__(text)
+        self.trouble = trouble
 
 
 class BusyError(IngestError):

@@ -125,6 +125,7 @@ def _copy_contents(source: bytes, target: bytes) -> None:
             writing.flush()
             os.fsync(writing.fileno())
             _compare(passing, source)
+            _give(passing, status)
             os.chmod(passing, status.st_mode & 0o777)
             os.utime(passing, ns=(status.st_atime_ns, status.st_mtime_ns))
             move(passing, target)
@@ -186,6 +187,32 @@ def _digest(path: bytes) -> bytes:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.digest()
+
+
+def is_twin(path: bytes, other: bytes) -> bool:
+    """Are these two ordinary files of one time and content, such as a copy and its source?"""
+    left, right = os.lstat(path), os.lstat(other)
+    return (
+        stat.S_ISREG(left.st_mode)
+        and stat.S_ISREG(right.st_mode)
+        and (left.st_size, left.st_mtime_ns) == (right.st_size, right.st_mtime_ns)
+        and _digest(path) == _digest(other)
+    )
+
+
+def read_small(path: bytes, most: int) -> bytes:
+    """The content of a small ordinary file of our own.
+
+    Raises:
+        OSError: it can't be read, or is no such file, or larger than ``most`` bytes.
+    """
+    with _open_regular(path) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return content
 
 
 def remove(path: bytes, expected: Snapshot) -> None:
@@ -260,7 +287,16 @@ def make_folder(path: bytes) -> None:
     except FileExistsError:
         if not os.path.isdir(path):  # else another thread was faster
             raise
+    else:
+        _give(path, os.stat(parent))
     sync_folder(parent)
+
+
+def _give(path: bytes, owner: os.stat_result) -> None:
+    """What root makes by a command must still belong to the service's user."""
+    if os.geteuid() == 0:
+        with contextlib.suppress(OSError):  # a network share that maps root to nobody
+            os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def remove_empty(folder: bytes) -> bool:

@@ -11,7 +11,6 @@ Privacy: a sender's file name may hold a patient's name. A path is kept only whi
 on its journey; afterwards a digest of it stays, enough to answer "what became of this file?".
 """
 
-import hashlib
 import json
 import os
 import sqlite3
@@ -20,20 +19,16 @@ from dataclasses import asdict, dataclass
 
 from ingest.config import BY_HAND
 from ingest.errors import IngestError, Reason
-from ingest.ledger_file import LedgerFile
+from ingest.ledger_file import LedgerFile, digest, stored
 from ingest.model import IN_HAND, LIVE, Header, Importer, Job, Snapshot, State, check_transition
 
 NEVER = 9e15  # seconds since the epoch
+CONFIRMED_S = 86400.0
 
 _COLUMNS = (
     "id, drop_name, path, device, inode, size, mtime_ns, ctime_ns, state, header, importer, "
     "claim, attempts, deaths, not_before, reason, detail"
 )
-
-
-def digest(path: bytes) -> bytes:
-    """What stays of a path once its file has left."""
-    return hashlib.blake2b(path, digest_size=16).digest()
 
 
 class Overtaken(IngestError):
@@ -96,11 +91,11 @@ class Ledger(LedgerFile):
                     digest(path),
                     drop,
                     path,
-                    _stored(snapshot.device),
-                    _stored(snapshot.inode),
-                    _stored(snapshot.size),
-                    _stored(snapshot.mtime_ns),
-                    _stored(snapshot.ctime_ns),
+                    stored(snapshot.device),
+                    stored(snapshot.inode),
+                    stored(snapshot.size),
+                    stored(snapshot.mtime_ns),
+                    stored(snapshot.ctime_ns),
                     State.SEEN.name,
                     now,
                 ),
@@ -402,10 +397,16 @@ class Ledger(LedgerFile):
         with self.writing() as connection:
             connection.execute("DELETE FROM folder WHERE path = ?", (folder,))
 
-    def stands(self, folder: bytes) -> None:
+    def stands(self, folder: bytes, now: float) -> None:
         """Remember a sub-folder that was empty before any file came: someone prepared it."""
+        known = self.rows("SELECT at FROM standing WHERE digest = ?", (digest(folder),))
+        if known and now - float(str(known[0][0])) < CONFIRMED_S:
+            return  # every sweep confirms it; once a day is enough to write it down
         with self.writing() as connection:
-            connection.execute("INSERT OR IGNORE INTO standing VALUES (?)", (digest(folder),))
+            connection.execute(
+                "INSERT INTO standing VALUES (?, ?) ON CONFLICT DO UPDATE SET at = excluded.at",
+                (digest(folder), now),
+            )
 
     def is_standing(self, folder: bytes) -> bool:
         """Did someone prepare this sub-folder?"""
@@ -468,11 +469,6 @@ class Ledger(LedgerFile):
         """The word left under this key, and when."""
         rows = self.rows("SELECT value, at FROM service WHERE key = ?", (key,))
         return (str(rows[0][0]), float(str(rows[0][1]))) if rows else None
-
-
-def _stored(number: int) -> int | bytes:
-    """SQLite's integers have 64 bits with a sign; inodes are larger, times after 2262 as well."""
-    return number if -1 << 63 <= number < 1 << 63 else b"%d" % number
 
 
 def _job(row: Sequence[object], path: bytes | None = None) -> Job:

@@ -6,15 +6,17 @@ hold a patient's name.
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ingest.errors import LedgerError
+from ingest.errors import LedgerError, Trouble
 
 BUSY_TIMEOUT_S = 5.0
+Connection = sqlite3.Connection
 
 # The schema is the list of its upgrades; `user_version` counts those applied.
 _UPGRADES = (
@@ -52,7 +54,67 @@ _UPGRADES = (
     CREATE TABLE standing (digest BLOB PRIMARY KEY);
     CREATE TABLE service (key TEXT PRIMARY KEY, value TEXT NOT NULL, at REAL NOT NULL);
     """,
+    # 2: history is asked by study and by file, and kept for a time only
+    """
+    CREATE INDEX event_study ON event (study_uid);
+    CREATE INDEX event_job ON event (job);
+    CREATE INDEX job_ended ON job (updated) WHERE path IS NULL;
+    ALTER TABLE standing ADD COLUMN at REAL NOT NULL DEFAULT 0;
+    UPDATE standing SET at = CAST(strftime('%s', 'now') AS REAL)
+    """,
 )
+
+# What SQLite calls it (its primary result codes), and what it is to a user.
+_TROUBLES = {
+    sqlite3.SQLITE_BUSY: Trouble.LOCKED,
+    sqlite3.SQLITE_LOCKED: Trouble.LOCKED,
+    sqlite3.SQLITE_CORRUPT: Trouble.DAMAGED,
+    sqlite3.SQLITE_NOTADB: Trouble.DAMAGED,
+    sqlite3.SQLITE_ERROR: Trouble.DAMAGED,  # a table of ours is missing, for example
+    sqlite3.SQLITE_READONLY: Trouble.CLOSED,
+    sqlite3.SQLITE_CANTOPEN: Trouble.CLOSED,
+    sqlite3.SQLITE_PERM: Trouble.CLOSED,
+    sqlite3.SQLITE_AUTH: Trouble.CLOSED,
+    sqlite3.SQLITE_FULL: Trouble.FULL,
+}
+_WORDS = {
+    Trouble.LOCKED: f"is locked by another program for more than {BUSY_TIMEOUT_S:g} seconds",
+    Trouble.DAMAGED: "is damaged",
+    Trouble.CLOSED: "may not be opened or written by this user",
+    Trouble.FULL: "can't be written, because its disk is full",
+    Trouble.DISK: "can't be read or written",
+}
+_REMEDIES = {
+    Trouble.LOCKED: "end whatever has it open, such as a backup or a database viewer; all goes on "
+    "by itself then",
+    Trouble.DAMAGED: "stop openrem-ingest, move the ledger away with its -wal and -shm files, and "
+    "start it again: that loses history and nothing else, because the folders are the queue",
+    Trouble.CLOSED: "run this as the user that the service runs as, and check the owner and the "
+    "rights of state_dir; nothing is lost",
+    Trouble.FULL: "free space on it; nothing is lost, all goes on by itself then",
+    Trouble.DISK: "check the disk and the rights of state_dir; nothing is lost, all goes on by "
+    "itself once it works",
+}
+
+
+def digest(path: bytes) -> bytes:
+    """What stays of a path once its file has left."""
+    return hashlib.blake2b(path, digest_size=16).digest()
+
+
+def stored(number: int) -> int | bytes:
+    """SQLite's integers have 64 bits with a sign; inodes are larger, times after 2262 as well."""
+    return number if -1 << 63 <= number < 1 << 63 else b"%d" % number
+
+
+def trouble_with(path: Path, error: sqlite3.Error) -> LedgerError:
+    """What SQLite's error means to a user: one line."""
+    # Errors of the module itself, such as a closed connection, have no code.
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_IOERR) & 0xFF
+    trouble = _TROUBLES.get(code, Trouble.DISK)
+    return LedgerError(
+        f"the ledger {path} {_WORDS[trouble]} ({error}). Next: {_REMEDIES[trouble]}", trouble
+    )
 
 
 class LedgerFile:
@@ -66,6 +128,7 @@ class LedgerFile:
         """
         self.path = path
         self._lock = threading.RLock()
+        self.is_new = not read_only and not os.path.lexists(path)
         _check_place(path, read_only=read_only)
         try:
             with contextlib.nullcontext() if read_only else _one_at_a_time(path.parent):
@@ -75,22 +138,29 @@ class LedgerFile:
                 except BaseException:
                     self._connection.close()
                     raise
-        except sqlite3.OperationalError as error:
-            raise LedgerError(
-                f"the ledger {path} can't be used ({error}). Next: run this as the user that "
-                "the service runs as, and check the owner and the free space of state_dir"
-            ) from error
+                self._place = os.stat(path)
         except sqlite3.Error as error:
-            raise LedgerError(
-                f"the ledger {path} can't be used ({error}). Next: check state_dir in the "
-                "configuration, its owner and its free space; a damaged ledger may be moved "
-                "away, which loses history and nothing else"
-            ) from error
+            raise trouble_with(path, error) from error
 
     def clear_traces(self) -> None:
         """Empty the write-ahead log: what was deleted (paths of files that left) stays there."""
         with self._lock, contextlib.suppress(sqlite3.Error):  # a reader may hold it: next time
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def check_place(self) -> LedgerError | None:
+        """What is wrong if the file was removed or replaced under us: we would not notice."""
+        try:
+            if os.path.samestat(self._place, os.stat(self.path)):
+                return None
+        except FileNotFoundError:
+            pass
+        except OSError:  # not for us to see just now
+            return None
+        return LedgerError(
+            f"the ledger {self.path} was moved away or replaced while it was in use. Next: start "
+            "openrem-ingest again; history may be lost, and nothing else",
+            Trouble.MISSING,
+        )
 
     def close(self) -> None:
         """Close the file."""
@@ -101,7 +171,8 @@ class LedgerFile:
         if self._version() > len(_UPGRADES):
             raise LedgerError(
                 f"the ledger {self.path} was written by a newer openrem-ingest. "
-                "Next: upgrade this one, or choose another state_dir"
+                "Next: upgrade this one, or choose another state_dir",
+                Trouble.NEWER,
             )
         if read_only or self._version() == len(_UPGRADES):
             return
@@ -130,10 +201,7 @@ class LedgerFile:
                         connection.execute("ROLLBACK")
                     raise
             except sqlite3.Error as error:
-                raise LedgerError(
-                    f"the ledger {self.path} can't be written ({error}). Next: check its owner "
-                    "and its free space; nothing is lost, all goes on once it can be written"
-                ) from error
+                raise trouble_with(self.path, error) from error
 
     def rows(self, statement: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
         """What a query finds. Raises `LedgerError`."""
@@ -141,10 +209,7 @@ class LedgerFile:
             try:
                 return self._connection.execute(statement, values).fetchall()
             except sqlite3.Error as error:
-                raise LedgerError(
-                    f"the ledger {self.path} can't be read ({error}). Next: move it away; "
-                    "that loses history and nothing else"
-                ) from error
+                raise trouble_with(self.path, error) from error
 
 
 def _check_place(path: Path, *, read_only: bool) -> None:
@@ -154,7 +219,8 @@ def _check_place(path: Path, *, read_only: bool) -> None:
         except OSError as error:
             raise LedgerError(
                 f"there is no ledger at {path} yet, or it can't be reached ({error.strerror}). "
-                "Next: start the service, or check state_dir and its rights"
+                "Next: start the service, or check state_dir and its rights",
+                Trouble.MISSING,
             ) from error
     else:
         try:
@@ -162,7 +228,8 @@ def _check_place(path: Path, *, read_only: bool) -> None:
         except OSError as error:
             raise LedgerError(
                 f"the folder {path.parent} can't be made ({error.strerror}). "
-                "Next: correct state_dir in the configuration, or its parent's rights"
+                "Next: correct state_dir in the configuration, or its parent's rights",
+                Trouble.CLOSED,
             ) from error
 
 

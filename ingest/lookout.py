@@ -231,4 +231,4 @@ class Lookout:
         self._unreadable.discard(folder.path)
         stood_s = self._context.now() - folder.mtime_ns / 1e9
         if folder.is_empty and stood_s > max(STANDING_S, self._rhythm.tidy_after_s * 2):
-            self._context.ledger.stands(folder.path)
+            self._context.ledger.stands(folder.path, self._context.now())

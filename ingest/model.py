@@ -197,6 +197,8 @@ class State(Enum):
     IGNORED = "ignored by a rule"
     REJECTED = "refused, about to be quarantined"
     QUARANTINED = "in quarantine"
+    RETURNED = "moved back from quarantine"
+    DISCARDED = "deleted from quarantine"
     LEFT = "refused, left where it is"
     GONE = "taken away by someone else"
 
@@ -218,7 +220,9 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.GONE: frozenset({State.SEEN}),
     State.DONE: frozenset({State.SEEN}),
     State.IGNORED: frozenset({State.SEEN}),
-    State.QUARANTINED: frozenset({State.SEEN}),
+    State.QUARANTINED: frozenset({State.SEEN, State.RETURNED, State.DISCARDED}),
+    State.RETURNED: frozenset({State.SEEN}),
+    State.DISCARDED: frozenset({State.SEEN}),
 }
 
 LIVE = frozenset({State.SEEN, State.READY, State.CLAIMED, State.PROVEN, State.REJECTED, State.LEFT})

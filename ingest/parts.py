@@ -16,6 +16,7 @@ from ingest.errors import BusyError, ConfigError
 from ingest.openrem import site
 from ingest.openrem.importers import Worker
 from ingest.settle import Patience
+from ingest.upkeep import DAY_S, Rules
 
 RUN = "run"  # the lock of the service
 IMPORT = "import"  # the lock of manual imports
@@ -63,6 +64,20 @@ def excluded_from(settings: Settings) -> frozenset[bytes]:
     if settings.quarantine_path is not None:
         paths.append(settings.quarantine_path)
     return frozenset(real_path(path) for path in paths)
+
+
+def upkeep_rules(settings: Settings) -> Rules:
+    """What the user wants kept, and for how long."""
+    aged_days = settings.quarantine.keep_days
+    root = settings.quarantine_path
+    quarantine = real_path(root) if root is not None else None
+    return Rules(
+        history_s=settings.history.keep_days * DAY_S,
+        quarantine_s=aged_days * DAY_S if aged_days is not None else None,
+        quarantine=quarantine,
+        drops=frozenset(drop.name for drop in settings.drop),
+        excluded=excluded_from(settings),
+    )
 
 
 def check_folders(settings: Settings) -> None:

@@ -15,12 +15,14 @@ from ingest import __version__, files, log, parts, policy
 from ingest.config import BY_HAND, Settings
 from ingest.context import Ended, Inbox
 from ingest.engine import Engine
-from ingest.errors import BusyError, IngestError, LedgerError, OpenRemUnreachable
+from ingest.errors import BusyError, IngestError, LedgerError, OpenRemUnreachable, Trouble
 from ingest.ledger import Ledger
 from ingest.lookout import Lookout, Rhythm, Source
 from ingest.model import Job, State
 from ingest.openrem.importers import Worker
 from ingest.setback import place_of
+from ingest.upkeep import PERIOD_S as UPKEEP_PERIOD_S
+from ingest.upkeep import Upkeep
 
 _log = log.get(__name__)
 
@@ -29,6 +31,7 @@ IDLE_S = 0.5
 REST_S = 5.0  # after an error that was nobody's file's
 HEARTBEAT_S = 10.0
 CLOCK_BACK_S = 2.0  # what the system clock may be set back by without notice
+CALM_S = 3 * REST_S  # without a failure, then the ledger has recovered
 CHECK_S = 30.0  # between questions after OpenREM's health while nothing is imported
 
 
@@ -95,6 +98,11 @@ class Service:
             sources=sources,
             may_recover=self._may_recover,
         )
+        # A manual import tidies up nothing but its own.
+        is_service = any(inbox.is_drop for inbox in inboxes)
+        rules = parts.upkeep_rules(settings)
+        self._upkeep = Upkeep(ledger, rules, self._clock, stop) if is_service else None
+        self._ledger_health = LedgerHealth()
         self._workers = [parts.worker_of(settings) for _ in range(settings.openrem.workers)]
         self._heartbeat_at = 0.0
         self._looked_at: float | None = None
@@ -116,6 +124,7 @@ class Service:
         self._lookout.start_watching()
         self._start_importing()
         self._start(self._intake_loop, "intake")
+        self._start(self._upkeep_loop, "upkeep")
         try:
             while not self._stop.wait(REST_S):
                 if not all(thread.is_alive() for thread in self._threads):
@@ -144,6 +153,8 @@ class Service:
                 if not self._intake_turn():
                     self._stop.wait(IDLE_S / 5)
             is_whole = not self._stop.is_set()
+            if self._upkeep is not None:
+                self._upkeep.run()
         finally:
             self._end()
         breaker = self.engine.breaker
@@ -211,12 +222,22 @@ class Service:
         finally:
             self._lookout.stop_watching()
 
+    def _upkeep_loop(self) -> None:
+        assert self._upkeep is not None  # noqa: S101 - `run` is for drop folders
+        while not self._stop.is_set():
+            try:
+                self._upkeep.run()
+            except Exception as error:  # noqa: BLE001 - see _rest
+                self._rest(error)
+            self._stop.wait(UPKEEP_PERIOD_S)
+
     def _intake_turn(self) -> bool:
         now = self._clock()
         self._check_clock(now)
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + HEARTBEAT_S
             self._ledger.say("service", f"running {os.getpid()} {__version__}", now)
+            self._ledger_health.works(self._ledger.check_place())
             self._ledger.clear_traces()
         return self._lookout.turn()
 
@@ -239,7 +260,8 @@ class Service:
     def _rest(self, error: Exception) -> None:
         """A full disk or a defect of ours must never end a thread: nothing would go on."""
         if isinstance(error, LedgerError):
-            _log.error("ledger.failed", error=str(error))
+            self._ledger_health.failed(error)
+            self._heartbeat_at = 0.0  # whether it works again is seen by writing to it
         else:
             _log.error("service.internal-error", error=type(error).__name__, detail=place_of(error))
         self._lookout.start_over()  # claims left behind are put back by the next full sweep
@@ -277,6 +299,36 @@ class Service:
         if now > self._progress_at + 2 * patience_s:  # somebody writes on and on
             return True
         return not self._ledger.is_due(drops, State.SEEN, now + patience_s)
+
+
+class LedgerHealth:
+    """Tells of the ledger's troubles once for each episode, whichever threads meet them."""
+
+    def __init__(self) -> None:
+        """It is well."""
+        self._lock = threading.Lock()
+        self._trouble: Trouble | None = None
+        self._failed_at = 0.0
+
+    def failed(self, error: LedgerError) -> None:
+        """Something could not be read or written."""
+        with self._lock:
+            is_news = error.trouble is not self._trouble
+            self._trouble, self._failed_at = error.trouble, time.monotonic()
+        if is_news:
+            _log.error("ledger.failed", error=str(error))
+
+    def works(self, but: LedgerError | None = None) -> None:
+        """It was written, and it is where it should be (else: what is wrong)."""
+        if but is not None:
+            self.failed(but)
+            return
+        with self._lock:
+            # A full disk takes a line now and then: once nobody has complained for a while.
+            if self._trouble is None or time.monotonic() < self._failed_at + CALM_S:
+                return
+            self._trouble = None
+        _log.info("ledger.recovered")
 
 
 def waiting(ledger: Ledger, inboxes: Sequence[Inbox], limit: int) -> list[Job]:

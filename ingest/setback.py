@@ -3,7 +3,7 @@
 import os
 from datetime import UTC, datetime
 
-from ingest import claim, dispose, files, log
+from ingest import claim, dispose, files, log, quarantine
 from ingest.claim import Claim
 from ingest.context import Context, Inbox, words
 from ingest.errors import Changed, FileProblem, Reason
@@ -75,6 +75,9 @@ class Setbacks:
             job=job.id,
             header=job.header,
             at=datetime.fromtimestamp(self._context.now(), UTC),
+            root=inbox.root,
+            path=job.path,
+            snapshot=job.snapshot,
         )
         try:
             now_at = dispose.quarantine(claimed, job.snapshot, inbox.quarantine, why)
@@ -83,7 +86,13 @@ class Setbacks:
             return
         self._context.ledger.end(job, State.QUARANTINED, self._context.now())
         self._context.emptied(inbox, job.path)
-        _log.warning("file.quarantined", **self._context.who(job), **words(reason, detail))
+        place = os.path.relpath(now_at, inbox.quarantine)
+        _log.warning(
+            "file.quarantined",
+            **self._context.who(job),
+            **words(reason, detail),
+            quarantine_id=quarantine.id_of(inbox.name, place),
+        )
         self._context.tell(
             inbox, job, State.QUARANTINED, reason=reason, detail=detail, now_at=now_at
         )

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from ingest import parts, service
+from ingest import log, parts, service
 from ingest.commands.once import once
 from ingest.commands.show import Run
 from ingest.config import Settings
 from ingest.ledger import Ledger
+
+_log = log.get(__name__)
 
 
 def run(settings: Settings, *, is_once: bool) -> int:
@@ -22,6 +24,12 @@ def run(settings: Settings, *, is_once: bool) -> int:
         parts.openrem_database(settings),
     ):
         ledger = Ledger(settings.ledger_path)
+        if ledger.is_new:
+            _log.info(
+                "ledger.made",
+                path=str(settings.ledger_path),
+                detail="there was none: history begins now",
+            )
         shown = Run()
         running = service.Service(
             settings,

@@ -155,6 +155,11 @@ def now() -> float:
     return time.time()  # noqa: TID251 - see above
 
 
+def complain(line: str) -> None:
+    """Tell of something that can't be done, in one line."""
+    click.echo(f"openrem-ingest: {line}", err=True)
+
+
 def steps(words: str) -> None:
     """Tell of a long step."""
     click.echo(f"… {words}", err=True)

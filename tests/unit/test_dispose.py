@@ -14,10 +14,11 @@ from ingest import claim, dispose, files
 from ingest.claim import Claim
 from ingest.dispose import Why, why_of
 from ingest.errors import Changed, Reason
+from ingest.ledger_file import digest
 from ingest.model import Snapshot
 from ingest.verify import Proof
 from tests.crash import Crash, Steps, crash_points
-from tests.strategies import AWKWARD_NAMES, a_header, names
+from tests.strategies import AWKWARD_NAMES, a_header, a_snapshot, names
 
 CONTENT = b"an object" * 100
 TODAY = date(2024, 1, 2)
@@ -28,6 +29,9 @@ WHY = Why(
     drop="sr",
     header=a_header(),
     at=datetime(2024, 1, 2, 3, 4, 5, 678, UTC),
+    root=b"/drops/sr",
+    path=b"/drops/sr/file.dcm",
+    snapshot=a_snapshot(),
 )
 
 
@@ -318,7 +322,11 @@ def test_the_reason_says_all_that_a_person_needs() -> None:
         "detail": "at byte 900",
         "next": Reason.TRUNCATED.next_step,
         "drop": "sr",
+        "folder": "/drops/sr",
         "job": 7,
+        "trace": digest(b"/drops/sr/file.dcm").hex(),
+        "size": 3,
+        "mtime_ns": 10**18,
         "sop_class_uid": a_header().sop_class_uid,
         "sop_instance_uid": a_header().sop_instance_uid,
         "study_instance_uid": a_header().study_uid,

@@ -86,6 +86,8 @@ def brought_to(  # noqa: C901 - one way to each state
             ledger.left(job, Reason.EMPTY, "", NOW)
         case State.GONE:
             ledger.end(job, state, NOW)
+        case State.RETURNED | State.DISCARDED:
+            ledger.end(brought_to(ledger, State.QUARANTINED, path, drop), state, NOW)
         case State.IGNORED:
             ledger.end(brought_to(ledger, State.CLAIMED, path, drop), state, NOW)
     return ledger.get(job.id)
@@ -486,8 +488,8 @@ def test_emptied_folders_are_tidied_deepest_first_and_once(ledger: Ledger) -> No
 
 def test_a_folder_that_someone_prepared_is_remembered(ledger: Ledger) -> None:
     assert not ledger.is_standing(b"/drop/a")
-    ledger.stands(b"/drop/a")
-    ledger.stands(b"/drop/a")
+    ledger.stands(b"/drop/a", NOW)
+    ledger.stands(b"/drop/a", NOW)
 
     assert ledger.is_standing(b"/drop/a")
     assert not ledger.is_standing(b"/drop")
@@ -545,7 +547,7 @@ def test_a_damaged_ledger_is_one_line_with_a_way_out(file: Path, content: bytes)
     file.parent.mkdir()
     file.write_bytes(content)
 
-    with pytest.raises(LedgerError, match="moved away") as caught:
+    with pytest.raises(LedgerError, match=r"is damaged.*move the ledger away") as caught:
         Ledger(file)
 
     assert "\n" not in str(caught.value)

@@ -18,7 +18,8 @@ from ingest.model import (
 )
 from tests.strategies import a_snapshot, snapshots
 
-ENDS = frozenset({State.DONE, State.IGNORED, State.QUARANTINED, State.GONE})
+LEFT_QUARANTINE = frozenset({State.RETURNED, State.DISCARDED})
+ENDS = frozenset({State.DONE, State.IGNORED, State.QUARANTINED, State.GONE}) | LEFT_QUARANTINE
 
 
 @pytest.mark.parametrize(("old", "new"), list(product(State, State)), ids=lambda state: state.name)
@@ -37,7 +38,8 @@ def test_the_table_knows_every_state() -> None:
 def test_from_its_end_a_journey_can_only_begin_anew() -> None:
     assert set(State) - LIVE == ENDS
     for state in ENDS:
-        assert TRANSITIONS[state] == {State.SEEN}
+        by_hand = LEFT_QUARANTINE if state is State.QUARANTINED else frozenset()
+        assert TRANSITIONS[state] == {State.SEEN} | by_hand
 
 
 def test_whatever_happened_a_file_may_come_again() -> None:
@@ -52,6 +54,8 @@ def test_only_a_proof_leads_to_done_and_only_a_claim_to_a_proof() -> None:
     assert leading_to(State.PROVEN) == {State.CLAIMED}
     assert leading_to(State.CLAIMED) == {State.READY}
     assert leading_to(State.QUARANTINED) == {State.REJECTED}
+    for state in LEFT_QUARANTINE:
+        assert leading_to(state) == {State.QUARANTINED}
 
 
 def test_what_is_in_hand_is_live() -> None:
