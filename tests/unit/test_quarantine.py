@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest import claim, dispose, files, quarantine
+from ingest import claim, dispose, files, quarantine, watch
 from ingest.claim import Claim
 from ingest.dispose import Why, why_of
 from ingest.errors import Changed, Reason
@@ -159,7 +159,7 @@ def test_a_refused_file_is_found_with_all_that_was_written(yard: Yard) -> None:
     assert one.is_the_noted(files.snapshot(path))
 
 
-@given(name=names)
+@given(name=names.filter(lambda name: not watch.is_passed_over(name)))
 def test_any_name_is_found_and_comes_home_as_it_was(
     name: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
