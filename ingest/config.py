@@ -77,6 +77,7 @@ class OpenRem(_Table):
     workers: Annotated[int, Field(ge=1, le=16)] = 2
     env: dict[str, str] = Field(default_factory=dict)
     timeout: Seconds = 900.0  # seconds for one import, then its worker is given up
+    memory: Annotated[int, Field(ge=256)] = 2048  # MiB for each worker, then the import is undone
     demo_site: AbsolutePath | None = None  # a private OpenREM: its database is started for us
 
 

@@ -209,6 +209,11 @@ class Reason(Enum):
         "see the system's log for memory limits, and [openrem] timeout; raise them, "
         "then move it back",
     )
+    OUT_OF_MEMORY = _Words(
+        Kind.UNKNOWN,
+        "OpenREM's process had not enough memory for it; everything it had begun was undone",
+        "raise [openrem] memory if the object is sound, then move it back",
+    )
     BUSY = _Words(
         Kind.TRANSIENT,
         "OpenREM was busy with another import for too long",
@@ -278,7 +283,8 @@ class Reason(Enum):
     WORKER_WONT_START = _Words(
         Kind.OUTAGE,
         "OpenREM can't be started",
-        "check [openrem] python and env in the configuration, and that LOG_ROOT is writable",
+        "check [openrem] python, env and memory in the configuration, and that LOG_ROOT is "
+        "writable",
     )
 
     @property

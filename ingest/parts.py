@@ -160,6 +160,7 @@ def worker_of(settings: Settings) -> Worker:
         [str(settings.openrem.python)],
         settings.openrem.env,
         timeout_s=settings.openrem.timeout,
+        memory_mib=settings.openrem.memory,
     )
 
 

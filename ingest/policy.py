@@ -12,6 +12,7 @@ from ingest.errors import Kind, Reason
 
 UNKNOWN_ATTEMPTS = 3  # what we don't understand is not worth more
 FATAL_DEATHS = 2  # an object that killed its worker twice is never given a third
+_DEATHS = frozenset({Reason.WORKER_DIED, Reason.OUT_OF_MEMORY})  # a worker's end, each of them
 JITTER = 0.25  # of the first delay, so that files that failed together don't come back together
 
 
@@ -61,7 +62,7 @@ def after_failure(reason: Reason, *, attempts: int, deaths: int, policy: RetryPo
         # Its files wait for a person to merge the two rows; no number of attempts helps.
         return Again(delay_s=policy.maximum_s, attempts=attempts, deaths=deaths)
     attempts += 1
-    deaths += reason is Reason.WORKER_DIED
+    deaths += reason in _DEATHS
     match reason.kind:
         case Kind.OUTAGE:
             return StopIntake()

@@ -4,10 +4,8 @@ The type of an exception can lie (numpy in ``add_standard_names`` turned a datab
 a TypeError), so the database's health after the failure, and its SQLSTATE, go first.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from ingest.errors import Reason
+from ingest.openrem.answers import Failure
 
 # SQLSTATE classes (PostgreSQL manual, appendix A)
 _BY_STATE: dict[str, Reason] = {
@@ -33,28 +31,24 @@ _CLASS_CONNECTION = ("08", "57P")  # connection exceptions; shutdown, crash, can
 _CONNECTION_ERRORS = frozenset({"OperationalError", "InterfaceError"})
 
 
-def reason_of(failure: Mapping[str, Any]) -> Reason:
-    """The reason for a failure that the worker tells of.
-
-    Args:
-        failure: what worker.py's ``failure`` made of the exception.
-    """
-    state = str(failure["sqlstate"])
-    if not failure["database_alive"]:
+def reason_of(failure: Failure) -> Reason:
+    """The reason for a failure that the worker tells of."""
+    if failure.out_of_memory:  # then it could not even ask after the database
+        return Reason.OUT_OF_MEMORY
+    if not failure.database_alive:
         return Reason.DATABASE_UNREACHABLE
-    if state in _BY_STATE:
-        return _BY_STATE[state]
-    if state.startswith(_CLASS_CONNECTION):
+    if failure.sqlstate in _BY_STATE:
+        return _BY_STATE[failure.sqlstate]
+    if failure.sqlstate.startswith(_CLASS_CONNECTION):
         return Reason.DATABASE_HICCUP
     return _by_type(failure)
 
 
-def _by_type(failure: Mapping[str, Any]) -> Reason:
-    families = {str(name).rpartition(".")[2] for name in failure["families"]}
-    model = str(failure["model"])
-    if model == "UniqueEquipmentNames" and "MultipleObjectsReturned" in families:
+def _by_type(failure: Failure) -> Reason:
+    families = {name.rpartition(".")[2] for name in failure.families}
+    if failure.model == "UniqueEquipmentNames" and "MultipleObjectsReturned" in families:
         return Reason.DUPLICATE_SCANNER
-    if model == "PatientIDSettings":
+    if failure.model == "PatientIDSettings":
         return Reason.SETTINGS_MISSING
     if _CONNECTION_ERRORS & families:
         return Reason.DATABASE_HICCUP

@@ -2,24 +2,24 @@
 
 import json
 import os
-import select
-import subprocess
 import threading
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from ingest.errors import Kind, OpenRemUnreachable, Reason
-from ingest.model import Done, Facts, Failed, FileContent, Importer, Outcome, StudyHeld, Vanished
+from ingest.model import Done, Facts, Failed, Importer, Outcome, Vanished
+from ingest.openrem import answers
+from ingest.openrem.answers import Answer, Failure, Greeted, Held, NoAnswer, NotOk, Ready
+from ingest.openrem.child import Child, Lost
 from ingest.openrem.failures import reason_of
 
 WORKER = Path(__file__).with_name("worker.py")
 START_S = 120.0  # loading OpenREM takes half a second, on a cold and busy machine much longer
 ASK_S = 60.0  # an answer that needs a few queries
 LOCK_SHARE = 0.5  # of an import's time, for waiting for imports by others
+LIFE = 1000  # imports, then another process takes its place: what leaks in OpenREM has an end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +55,17 @@ class OpenRem(Protocol):
 class Worker:
     """OpenREM by a warm process of its own interpreter (see worker.py).
 
-    It is started when first needed, and again after it died, hung or lost its way.
+    It is started when first needed, and again after it died, hung, ran out of memory, lost its
+    way, or did its share of imports.
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], *, timeout_s: float
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        timeout_s: float,
+        memory_mib: int = 0,
     ) -> None:
         """Prepare a worker; nothing is started yet.
 
@@ -67,41 +73,42 @@ class Worker:
             command: OpenREM's interpreter and its arguments.
             environment: extra environment variables for it.
             timeout_s: the time for one import; then the worker is given up.
+            memory_mib: the memory that it may take, 0: as much as there is.
         """
-        self._command = [*command, str(WORKER)]
+        self._command = [*command, str(WORKER), str(memory_mib)]
         self._environment = {**_inherited(), **environment}
         self._timeout_s = timeout_s
-        self._process: subprocess.Popen[bytes] | None = None
-        self._last_words: deque[str] = deque(maxlen=20)
+        self._child: Child | None = None
         self._number = 0
+        self._imports = 0  # by this process
         self._is_closed = False
         self._asking = threading.Lock()  # held while a request runs
 
     @property
     def pid(self) -> int | None:
         """Its process id, while it runs."""
-        process = self._process
-        return process.pid if process is not None else None
+        child = self._child
+        return child.pid if child is not None else None
 
     def hello(self) -> Hello:
         """See `OpenRem`."""
-        answer = self._ask({"op": "hello"}, ASK_S)
-        if answer is None:
-            raise OpenRemUnreachable(Reason.WORKER_WONT_START, "no answer")
-        if not answer["ok"]:
-            reason = reason_of(answer["failure"])
-            raise OpenRemUnreachable(*_as_outage(reason, answer["failure"]))
-        if answer["vendor"] != "postgresql":
-            raise OpenRemUnreachable(Reason.DATABASE_UNSUPPORTED, str(answer["vendor"]))
-        if answer["read_only"]:
+        try:
+            answer = self._ask({"op": "hello"}, Greeted, ASK_S)
+        except Lost as lost:
+            raise OpenRemUnreachable(Reason.WORKER_WONT_START, str(lost)) from lost
+        if isinstance(answer, NotOk):
+            raise OpenRemUnreachable(*_as_outage(answer.failure))
+        if answer.vendor != "postgresql":
+            raise OpenRemUnreachable(Reason.DATABASE_UNSUPPORTED, answer.vendor)
+        if answer.read_only:
             raise OpenRemUnreachable(Reason.DATABASE_NOT_READY, "it is a read-only standby")
-        if answer["patient_id_settings"] != 1:
+        if answer.patient_id_settings != 1:
             raise OpenRemUnreachable(Reason.SETTINGS_MISSING)
         return Hello(
-            openrem=answer["openrem"],
-            database=answer["database"],
-            server=answer["server"],
-            duplicate_scanners=answer["duplicate_scanners"],
+            openrem=answer.openrem,
+            database=answer.database,
+            server=answer.server,
+            duplicate_scanners=answer.duplicate_scanners,
         )
 
     def import_object(self, path: bytes, importer: Importer) -> Outcome:
@@ -122,124 +129,91 @@ class Worker:
     def close(self) -> None:
         """See `OpenRem`. May be called from another thread to break off a running request."""
         self._is_closed = True
-        process = self._process
-        if process is not None:
-            process.kill()
+        child = self._child
+        if child is not None:
+            child.kill()
         with self._asking:
-            self._reap()
+            self._end()
 
     def _outcome(self, request: dict[str, Any], timeout_s: float) -> Outcome:
-        answer = self._ask(request, timeout_s)
-        if answer is None:
-            return Vanished(detail="no answer")
-        if answer["ok"]:
-            return Done(facts=_facts(answer))
-        failure = answer["failure"]
-        return Failed(reason=reason_of(failure), detail=detail_of(failure))
-
-    def _ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
-        """The answer, or None if none came; then the worker is gone."""
-        with self._asking:
-            return self._ask_alone(request, timeout_s)
-
-    def _ask_alone(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
-        process = self._started()
-        self._number += 1
-        request["id"] = self._number
-        assert process.stdin is not None  # noqa: S101 - opened as a pipe
         try:
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()
-        except OSError:
-            self._reap()
-            return None
-        answer = self._read(process, timeout_s)
-        if answer is None or answer.get("id") != self._number:
-            self._reap()
-            return None
-        return answer
+            answer = self._ask(request, Held, timeout_s)
+        except Lost as lost:
+            return Vanished(detail=str(lost))
+        if isinstance(answer, NotOk):
+            return Failed(reason=reason_of(answer.failure), detail=detail_of(answer.failure))
+        facts = Facts(
+            content=answer.content,
+            studies=answer.studies,
+            already=answer.already,
+            refused=answer.refused,
+            warnings=answer.warnings,
+        )
+        return Done(facts=facts)
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is not None and self._process.poll() is None:
-            return self._process
-        self._reap()
+    def _ask(self, request: dict[str, Any], kind: type[Answer], timeout_s: float) -> Answer | NotOk:
+        """The answer. Raises `Lost` if none came; then the process is gone."""
+        with self._asking:
+            child = self._started()
+            self._number += 1
+            self._imports += request["op"] == "import"
+            line = json.dumps({**request, "id": self._number}).encode() + b"\n"
+            try:
+                answer = answers.read(child.ask(line, timeout_s), kind, self._number)
+            except (Lost, NoAnswer) as lost:
+                self._end()
+                raise Lost(str(lost)) from lost
+            if isinstance(answer, NotOk) and answer.failure.out_of_memory:
+                self._end()  # who knows what else it could not do
+            return answer
+
+    def _started(self) -> Child:
+        child = self._child
+        if child is not None and self._imports < LIFE and child.is_fit():
+            return child
+        self._end()
         if self._is_closed:
             raise OpenRemUnreachable(Reason.WORKER_WONT_START, "it was ended")
-        self._process = self._start()
-        self._end_if_closed(self._process)
-        greeting = self._read(self._process, START_S)
-        if greeting is not None and greeting["ok"]:
-            self._last_words = deque(maxlen=0)  # from now on it may print of patients
-            return self._process
-        self._reap()
-        detail = detail_of(greeting["failure"]) if greeting else self._why_it_ended()
-        raise OpenRemUnreachable(Reason.WORKER_WONT_START, detail)
+        child = self._child = self._start()
+        self._imports = 0
+        self._kill_if_closed(child)
+        try:
+            greeting = answers.read(child.greeting(START_S), Ready, 0)
+        except (Lost, NoAnswer) as lost:
+            detail = _exception_in(child.last_words()) or str(lost)
+            self._end()
+            raise OpenRemUnreachable(Reason.WORKER_WONT_START, detail) from lost
+        if isinstance(greeting, NotOk):
+            self._end()
+            raise OpenRemUnreachable(Reason.WORKER_WONT_START, detail_of(greeting.failure))
+        child.keep_no_words()
+        return child
 
-    def _end_if_closed(self, process: subprocess.Popen[bytes]) -> None:
+    def _kill_if_closed(self, child: Child) -> None:
         """It was closed in the very moment of its start, and nobody else would end it."""
         if self._is_closed:
-            process.kill()
+            child.kill()
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> Child:
         try:
-            process = subprocess.Popen(  # noqa: S603 - the command is the user's own
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=self._environment,
-                # Ctrl-C on a terminal is for us: we let the import in hand end.
-                start_new_session=True,
-                cwd="/",
-            )
+            return Child(self._command, self._environment)
         except OSError as error:
             detail = f"{self._command[0]}: {error.strerror}"
             raise OpenRemUnreachable(Reason.WORKER_WONT_START, detail) from error
-        self._last_words = deque(maxlen=20)
-        assert process.stderr is not None  # noqa: S101 - opened as a pipe
-        threading.Thread(
-            target=self._drain,
-            args=(process.stderr,),
-            name="worker-stderr",
-            daemon=True,
-        ).start()
-        return process
 
-    def _read(self, process: subprocess.Popen[bytes], timeout_s: float) -> dict[str, Any] | None:
-        assert process.stdout is not None  # noqa: S101 - opened as a pipe
-        line = _read_line(process.stdout, timeout_s)
-        try:
-            answer = json.loads(line) if line else None
-        except ValueError:
-            return None
-        return answer if isinstance(answer, dict) and "ok" in answer else None
+    def _end(self) -> None:
+        if self._child is not None:
+            self._child.end()
+            self._child = None
 
-    def _drain(self, pipe: IO[bytes]) -> None:
-        """Read what OpenREM prints, and keep none of it past the start: it may name patients."""
-        with pipe:
-            for line in pipe:
-                self._last_words.append(line.decode("utf-8", "replace").rstrip())
 
-    def _why_it_ended(self) -> str:
-        """The type of the exception that ended it; its text may hold anything, so not that."""
-        for line in reversed(self._last_words):
-            name = line.partition(":")[0].strip()
-            if name.isascii() and name.replace(".", "").replace("_", "").isalnum():
-                return name
-        return "it ended without a word"
-
-    def _reap(self) -> None:
-        if self._process is None:
-            return
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except OSError:
-                    continue  # a broken pipe notices on closing what it could not write
-        self._process = None
+def _exception_in(words: Sequence[str]) -> str:
+    """The type of the exception that ended it; its text may hold anything, so not that."""
+    for line in reversed(words):
+        name = line.partition(":")[0].strip()
+        if name.isascii() and name.replace(".", "").replace("_", "").isalnum():
+            return name
+    return ""
 
 
 def _inherited() -> dict[str, str]:
@@ -251,49 +225,18 @@ def _inherited() -> dict[str, str]:
     }
 
 
-def _read_line(pipe: IO[bytes], timeout_s: float) -> bytes:
-    """One line from a pipe, b"" if it ends or the time is up first."""
-    deadline = monotonic() + timeout_s
-    descriptor = pipe.fileno()
-    line = b""
-    while not line.endswith(b"\n"):
-        left = deadline - monotonic()
-        if left <= 0 or not select.select([descriptor], [], [], left)[0]:
-            return b""
-        chunk = os.read(descriptor, 1 << 16)
-        if not chunk:
-            return b""
-        line += chunk
-    return line
-
-
-def detail_of(failure: Mapping[str, Any]) -> str:
+def detail_of(failure: Failure) -> str:
     """What may be told of a failure: type, SQLSTATE, and its words where no file is involved."""
-    kind = str(failure["exception"]).rpartition(".")[2]
-    state = f" {failure['sqlstate']}" if failure["sqlstate"] else ""
-    return (
-        f"{kind}{state}: {failure['text']}"
-        if failure.get("text")
-        else (f"{kind}{state} in {failure['at']}")
-    )
+    kind = failure.exception.rpartition(".")[2]
+    state = f" {failure.sqlstate}" if failure.sqlstate else ""
+    return f"{kind}{state}: {failure.text}" if failure.text else f"{kind}{state} in {failure.at}"
 
 
-def _as_outage(reason: Reason, failure: Mapping[str, Any]) -> tuple[Reason, str]:
+def _as_outage(failure: Failure) -> tuple[Reason, str]:
     """Whatever stops a greeting is OpenREM's trouble, not a file's."""
-    outage = reason if reason.kind is Kind.OUTAGE else Reason.DATABASE_NOT_READY
-    return outage, detail_of(failure)
-
-
-def _facts(answer: Mapping[str, Any]) -> Facts:
-    content = dict(answer["content"])
-    content["event_uids"] = tuple(content["event_uids"])
-    return Facts(
-        content=FileContent(**content),
-        studies=tuple(
-            StudyHeld(**{**study, "event_uids": tuple(study["event_uids"])})
-            for study in answer["studies"]
-        ),
-        already=answer.get("already", True),
-        refused=answer.get("refused", False),
-        warnings=tuple(answer.get("warnings", ())),
-    )
+    reason = reason_of(failure)
+    if reason is Reason.OUT_OF_MEMORY:
+        reason = Reason.WORKER_WONT_START
+    elif reason.kind is not Kind.OUTAGE:
+        reason = Reason.DATABASE_NOT_READY
+    return reason, detail_of(failure)

@@ -17,6 +17,8 @@ Requests, one JSON object a line on stdin; one JSON object a line comes back on 
     {"id": 3, "op": "prove",  "importer": "rdsr", "path": "..."}
     {"id": 4, "op": "ping"}
 
+Its one argument is the memory (MiB) that this process may take, 0 for no limit.
+
 An answer has "id" and either "ok": true with its results, or "ok": false with "failure".
 Whatever OpenREM itself prints goes to stderr. Answers hold no patient data: of an exception
 only its type, its SQLSTATE and its place; the full text goes where OpenREM's own errors go,
@@ -31,6 +33,7 @@ import contextlib
 import importlib
 import json
 import os
+import resource
 import sys
 import time
 import traceback
@@ -505,7 +508,8 @@ def failure(error: BaseException, openrem: OpenREM | None, *, is_file: bool = Tr
     place = traceback.extract_tb(error.__traceback__)[-1]
     return {
         "exception": _qualified(error),
-        "text": "" if is_file else " ".join(str(error).split())[:200],
+        # A path in it need not be text, but the answer must be.
+        "text": "" if is_file else ascii_of(" ".join(str(error).split())[:200]),
         "families": [_qualified_type(kind) for kind in type(error).__mro__],
         "cause": _qualified(cause) if cause is not None else "",
         "sqlstate": getattr(cause, "pgcode", None) or getattr(error, "pgcode", None) or "",
@@ -513,7 +517,34 @@ def failure(error: BaseException, openrem: OpenREM | None, *, is_file: bool = Tr
         "model": _model_of(error),
         "at": "%s:%s" % (os.path.basename(place.filename), place.name),
         "database_alive": openrem is not None and _database_is_alive(openrem),
+        "out_of_memory": False,
     }
+
+
+def ran_out_of_memory(error: BaseException | None) -> bool:
+    """Did it, or whatever led to it, come from a lack of memory?"""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, MemoryError):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
+# Made beforehand: what has no memory left should not have to build it.
+OUT_OF_MEMORY: Answer = {
+    "exception": "builtins.MemoryError",
+    "families": ["builtins.MemoryError"],
+    "at": "worker.py",
+    "database_alive": True,
+    "out_of_memory": True,
+}
+
+
+def ascii_of(words: str) -> str:
+    """The same in characters that every reader of JSON takes."""
+    return words.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def _qualified(thing: object) -> str:
@@ -552,7 +583,10 @@ def answer_to(request: Answer, openrem: OpenREM) -> Answer:
     try:
         answer.update(handlers[request["op"]](request))
     except Exception as error:
-        told = failure(error, openrem, is_file="path" in request)
+        is_out_of_memory = ran_out_of_memory(error)
+        told = OUT_OF_MEMORY
+        if not is_out_of_memory:
+            told = failure(error, openrem, is_file="path" in request)
         return {"id": request.get("id"), "ok": False, "failure": told}
     return answer
 
@@ -571,10 +605,26 @@ def leave_own_folder() -> None:
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != own]
 
 
+def limit_memory(mebibytes: int) -> None:
+    """Have an import that wants more than that fail with a MemoryError.
+
+    By RLIMIT_DATA: of what is only reserved or mapped from files, as libraries are, nothing
+    counts. But OpenBLAS (numpy) sets 40 MiB aside for each of its threads, one a core; nothing
+    here needs them.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if mebibytes:
+        most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        wanted = mebibytes << 20
+        if most == resource.RLIM_INFINITY or wanted < most:
+            resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))
+
+
 def main() -> None:
     """Load OpenREM once, then answer requests until stdin ends."""
     leave_own_folder()
     out = take_stdout()
+    limit_memory(int(sys.argv[1]))
 
     def say(answer: Answer) -> None:
         out.write(json.dumps(answer) + "\n")

@@ -93,7 +93,7 @@ def test_killed_in_mid_import_leaves_nothing(
         outcome = _in_mid_import(site, database, worker, path, kilobytes)
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGKILL)
-        assert outcome.result() == Vanished(detail="no answer")
+        assert outcome.result() == Vanished(detail="it was ended by SIGKILL")
         _wait_for_sessions_to_end(site, database)
         assert real.differences(real.content(site, database), before) == []
         assert isinstance(imported(worker, path), Proof)

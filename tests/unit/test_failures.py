@@ -1,24 +1,29 @@
 """`ingest.openrem.failures`: what OpenREM's importers raise has the right reason."""
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.errors import Kind, Reason
+from ingest.openrem.answers import Failure
 from ingest.openrem.failures import reason_of
 
 
 def a_failure(
-    *families: str, sqlstate: str = "", model: str = "", alive: bool = True
-) -> dict[str, Any]:
-    return {
-        "families": [*families, "builtins.Exception", "builtins.object"],
-        "sqlstate": sqlstate,
-        "model": model,
-        "database_alive": alive,
-    }
+    *families: str,
+    sqlstate: str = "",
+    model: str = "",
+    alive: bool = True,
+    out_of_memory: bool = False,
+) -> Failure:
+    return Failure(
+        exception="builtins.Exception",
+        families=(*families, "builtins.Exception", "builtins.object"),
+        sqlstate=sqlstate,
+        model=model,
+        database_alive=alive,
+        out_of_memory=out_of_memory,
+    )
 
 
 @given(
@@ -91,11 +96,18 @@ def test_the_databases_own_word_goes_before_the_type(sqlstate: str, reason: Reas
         (a_failure("django.db.utils.DataError"), Reason.BAD_VALUE),
         (a_failure("builtins.FileNotFoundError", "builtins.OSError"), Reason.CHANGED),
         (a_failure("builtins.AttributeError"), Reason.IMPORT_FAILED),
-        (a_failure("builtins.MemoryError"), Reason.IMPORT_FAILED),
+        (a_failure("builtins.TypeError", out_of_memory=True), Reason.OUT_OF_MEMORY),
     ],
 )
-def test_without_one_the_type_and_the_model_tell(failure: dict[str, Any], reason: Reason) -> None:
+def test_without_one_the_type_and_the_model_tell(failure: Failure, reason: Reason) -> None:
     assert reason_of(failure) is reason
+
+
+def test_without_memory_nothing_else_is_believed() -> None:
+    """It can't even ask after the database then."""
+    failure = a_failure("django.db.utils.OperationalError", alive=False, out_of_memory=True)
+
+    assert reason_of(failure) is Reason.OUT_OF_MEMORY
 
 
 def test_a_failure_that_is_not_understood_is_tried_a_few_times() -> None:

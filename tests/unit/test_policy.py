@@ -95,14 +95,16 @@ def test_the_user_may_want_fewer_attempts_than_we_would_give_to_the_unknown() ->
     )
 
 
-def test_an_object_that_kills_its_worker_twice_is_never_given_a_third() -> None:
-    once = after_failure(Reason.WORKER_DIED, attempts=0, deaths=0, policy=POLICY)
+@pytest.mark.parametrize("first", [Reason.WORKER_DIED, Reason.OUT_OF_MEMORY])
+@pytest.mark.parametrize("second", [Reason.WORKER_DIED, Reason.OUT_OF_MEMORY])
+def test_an_object_that_ends_its_worker_twice_is_never_given_a_third(
+    first: Reason, second: Reason
+) -> None:
+    once = after_failure(first, attempts=0, deaths=0, policy=POLICY)
     assert isinstance(once, Again)
     assert once.deaths == 1
 
-    again = after_failure(
-        Reason.WORKER_DIED, attempts=once.attempts, deaths=once.deaths, policy=POLICY
-    )
+    again = after_failure(second, attempts=once.attempts, deaths=once.deaths, policy=POLICY)
     assert again == GiveUp(attempts=2)
 
 

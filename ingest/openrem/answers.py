@@ -1,0 +1,91 @@
+"""Reads the lines that OpenREM's process answers with: into what they should be, or not at all."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from ingest.model import FileContent, StudyHeld
+
+
+class NoAnswer(Exception):
+    """The line is not an answer to what was asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What worker.py's ``failure`` made of an exception."""
+
+    exception: str
+    families: tuple[str, ...]  # its type and those above it
+    sqlstate: str = ""
+    model: str = ""
+    at: str = ""
+    text: str = ""  # empty where a file is involved: it may quote a patient's values
+    database_alive: bool = True
+    out_of_memory: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """Answer: it has loaded OpenREM."""
+
+    id: int
+    ok: Literal[True]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotOk:
+    """Answer: what was asked for failed."""
+
+    id: int
+    ok: Literal[False]
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Greeted:
+    """Answer to ``hello``."""
+
+    id: int
+    ok: Literal[True]
+    openrem: str
+    vendor: str
+    database: str
+    server: str = ""  # this and the following: of PostgreSQL only
+    read_only: bool = False
+    patient_id_settings: int = 0
+    duplicate_scanners: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Answer to ``import`` and ``prove``."""
+
+    id: int
+    ok: Literal[True]
+    content: FileContent
+    studies: tuple[StudyHeld, ...]
+    already: bool = True
+    refused: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+Answer = TypeVar("Answer", Ready, Greeted, Held)
+
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {
+    Ready: TypeAdapter(Ready | NotOk),
+    Greeted: TypeAdapter(Greeted | NotOk),
+    Held: TypeAdapter(Held | NotOk),
+}
+
+
+def read(line: bytes, kind: type[Answer], number: int) -> Answer | NotOk:
+    """The answer of this kind to the request of this number. `NoAnswer` if it is none."""
+    try:
+        answer: Answer | NotOk = _ADAPTERS[kind].validate_json(line, strict=True)
+    except ValidationError:  # it quotes what it read, so nothing of it is told
+        raise NoAnswer("what it said is no answer") from None
+    if answer.id != number:
+        raise NoAnswer("it answered another question")
+    return answer
