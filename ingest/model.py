@@ -138,8 +138,8 @@ class FileContent:
     sop_class_uid: str
     sop_instance_uid: str
     study_uid: str
-    event_uids: tuple[str | None, ...] = ()  # one for each event container of an SR
-    exposures: int = 0  # Philips: exposure items with an acquisition type
+    event_uids: tuple[str | None, ...]  # one for each event container of an SR
+    exposures: int  # Philips: exposure items with an acquisition type
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,15 @@
 """Makes DICOM objects for tests out of the synthetic samples: fresh UIDs, other content."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pydicom
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.uid import generate_uid
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset, write_file_meta_info
+from pydicom.uid import DeflatedExplicitVRLittleEndian, generate_uid
 
 SAMPLES = Path(__file__).parents[1] / "sample_data"
 CT_REPORT = SAMPLES / "sr" / "ct-dose-report.dcm"
@@ -33,6 +37,37 @@ def variant(
     renew_events(dataset)
     change(dataset)
     return write(dataset, target)
+
+
+def deflated(sample: Path, target: Path, zeros: int) -> Path:
+    """A small file that unpacks to an object of its own with a private value of so many zeros."""
+    dataset = pydicom.dcmread(sample)
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset.StudyInstanceUID = generate_uid()
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    with target.open("wb") as file:
+        file.write(bytes(128) + b"DICM")
+        meta = DicomBytesIO()
+        write_file_meta_info(meta, dataset.file_meta)
+        file.write(meta.getvalue())
+        file.write(packer.compress(_explicit(dataset[:0x0009_0000])))
+        file.write(packer.compress(struct.pack("<HH2sHL", 9, 0x10, b"LO", 4, 0)[:8] + b"TEST"))
+        file.write(packer.compress(struct.pack("<HH2sHL", 9, 0x1010, b"OB", 0, zeros)))
+        for at in range(0, zeros, 1 << 20):
+            file.write(packer.compress(bytes(min(1 << 20, zeros - at))))
+        file.write(packer.compress(_explicit(dataset[0x000A_0000:])))
+        file.write(packer.flush())
+    return target
+
+
+def _explicit(dataset: Dataset) -> bytes:
+    """Elements without a head before them."""
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    dataset._read_little, dataset._read_implicit = True, False
+    write_dataset(buffer, dataset)
+    return buffer.getvalue()
 
 
 def renew_events(dataset: Dataset) -> None:

@@ -159,6 +159,8 @@ def facts_of(header: Header, *held: StudyHeld, **changes: object) -> Facts:
         sop_class_uid=header.sop_class_uid,
         sop_instance_uid=header.sop_instance_uid,
         study_uid=header.study_uid,
+        event_uids=(),
+        exposures=0,
     )
     exposures = {key: changes.pop(key) for key in ("event_uids", "exposures") if key in changes}
     content = replace(content, **exposures)  # type: ignore[arg-type]

@@ -48,6 +48,7 @@ class Child:
         for pipe in (self._out, self._err):
             self._selector.register(pipe, selectors.EVENT_READ)
         self._line = bytearray()  # what has come of the next line
+        self._is_mute = False  # nothing more can come
         self._words: bytearray | None = bytearray()
         self._ending = threading.Lock()
         self._is_reaped = False
@@ -76,7 +77,7 @@ class Child:
             self._take_what_came()
         except Lost:
             return False
-        return not self._line and self._how_it_ended() is None
+        return not self._line and not self._is_mute and self._how_it_ended() is None
 
     def keep_no_words(self) -> None:
         """Forget its stderr, and all that comes: from now on it may name patients."""
@@ -164,7 +165,8 @@ class Child:
 
     def _listen(self, *, may_end: bool = False) -> None:
         data = _read_some(self._out)
-        if data is None or (not data and may_end):
+        self._is_mute = data == b""
+        if data is None or (self._is_mute and may_end):
             return
         if not data:
             raise Lost(self._how_it_ended(patiently=True) or "it closed its output")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ WORKER = Path(__file__).with_name("worker.py")
 START_S = 120.0  # loading OpenREM takes half a second, on a cold and busy machine much longer
 ASK_S = 60.0  # an answer that needs a few queries
 LOCK_SHARE = 0.5  # of an import's time, for waiting for imports by others
+_EXCEPTION = re.compile(r"([A-Za-z_][A-Za-z0-9_.]{0,99})(?::|\Z)")  # last line of a traceback
 LIFE = 1000  # imports, then another process takes its place: what leaks in OpenREM has an end
 
 
@@ -209,10 +211,11 @@ class Worker:
 
 def _exception_in(words: Sequence[str]) -> str:
     """The type of the exception that ended it; its text may hold anything, so not that."""
+    if not any(line.startswith("Traceback (") for line in words):
+        return ""
     for line in reversed(words):
-        name = line.partition(":")[0].strip()
-        if name.isascii() and name.replace(".", "").replace("_", "").isalnum():
-            return name
+        if found := _EXCEPTION.match(line):
+            return found[1]
     return ""
 
 

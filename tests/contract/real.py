@@ -3,15 +3,17 @@
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ingest import dicom, rules
-from ingest.model import Header, Import, Importer, Snapshot
+from ingest.model import Header, Import, Importer, Outcome, Snapshot
 from ingest.openrem.importers import Worker
-from ingest.openrem.site import Site
+from ingest.openrem.site import Site, query
 
 _SIDE = Path(__file__).with_name("openrem_side.py")
 
@@ -65,6 +67,35 @@ def a_worker(site: Site, database: str, *, timeout_s: float = 120.0) -> Iterator
         yield worker
     finally:
         worker.close()
+
+
+def in_mid_import(
+    site: Site, database: str, worker: Worker, path: Path, kilobytes: int
+) -> Future[Outcome]:
+    """Begin an import, and wait until OpenREM's tables have grown by so much.
+
+    They do before the commit.
+    """
+    sql = "SELECT sum(pg_relation_size(oid)) FROM pg_class WHERE relname LIKE 'remapp%'"
+    start = int(query(site, sql, database)[0][0])
+    pool = ThreadPoolExecutor(1)
+    outcome = pool.submit(worker.import_object, bytes(path), Importer.RDSR)
+    pool.shutdown(wait=False)
+    pause = threading.Event()
+    while int(query(site, sql, database)[0][0]) - start < kilobytes * 1024:
+        pause.wait(0.01)
+    return outcome
+
+
+def wait_for_sessions_to_end(site: Site, database: str) -> None:
+    """Wait until PostgreSQL has noticed that a worker is gone."""
+    sql = (
+        "SELECT count(*) FROM pg_stat_activity "
+        f"WHERE datname = '{database}' AND usename = 'openrem'"
+    )
+    pause = threading.Event()
+    while query(site, sql, "postgres") != [("0",)]:
+        pause.wait(0.05)
 
 
 def header_of(path: Path) -> Header:

@@ -5,7 +5,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -90,42 +90,14 @@ def test_killed_in_mid_import_leaves_nothing(
     before = real.content(site, database)
     with real.a_worker(site, database) as worker:
         worker.hello()
-        outcome = _in_mid_import(site, database, worker, path, kilobytes)
+        outcome = real.in_mid_import(site, database, worker, path, kilobytes)
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGKILL)
         assert outcome.result() == Vanished(detail="it was ended by SIGKILL")
-        _wait_for_sessions_to_end(site, database)
+        real.wait_for_sessions_to_end(site, database)
         assert real.differences(real.content(site, database), before) == []
         assert isinstance(imported(worker, path), Proof)
     assert count("irradeventxraydata") == 89
-
-
-def _in_mid_import(
-    site: Site, database: str, worker: Worker, path: Path, kilobytes: int
-) -> Future[Outcome]:
-    """Begin an import, and wait until OpenREM's tables have grown by so much.
-
-    They do before the commit.
-    """
-    sql = "SELECT sum(pg_relation_size(oid)) FROM pg_class WHERE relname LIKE 'remapp%'"
-    start = int(query(site, sql, database)[0][0])
-    pool = ThreadPoolExecutor(1)
-    outcome = pool.submit(worker.import_object, bytes(path), Importer.RDSR)
-    pool.shutdown(wait=False)
-    pause = threading.Event()
-    while int(query(site, sql, database)[0][0]) - start < kilobytes * 1024:
-        pause.wait(0.01)
-    return outcome
-
-
-def _wait_for_sessions_to_end(site: Site, database: str) -> None:
-    sql = (
-        "SELECT count(*) FROM pg_stat_activity "
-        f"WHERE datname = '{database}' AND usename = 'openrem'"
-    )
-    pause = threading.Event()
-    while query(site, sql, "postgres") != [("0",)]:
-        pause.wait(0.05)
 
 
 def test_database_killed_in_mid_import(
@@ -135,7 +107,7 @@ def test_database_killed_in_mid_import(
     path = corpus["RF-RDSR-Philips_Azurion.dcm"]
     with real.a_worker(site, database) as worker:
         worker.hello()
-        outcome = _in_mid_import(site, database, worker, path, 64)
+        outcome = real.in_mid_import(site, database, worker, path, 64)
         stop_server(site, "immediate")
         try:
             failed = outcome.result()

@@ -169,6 +169,8 @@ class Ground:
     after: str = "delete"
     incomplete_after: float = 4.0
     env: dict[str, str] = field(default_factory=dict)  # OpenREM's, if not the usual
+    openrem: str = ""  # further lines of [openrem]
+    tables: str = ""  # further tables of the configuration
     services: list[Service] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -213,7 +215,9 @@ class Ground:
             "[sweep]\nquick = 0.5\nfull = 5.0",
             "[retry]\ninitial = 0.2\nmaximum = 2.0",
             f'[quarantine]\npath = "{self.failed}"',
+            self.tables,
             f'[openrem]\npython = "{self.site.python}"',
+            self.openrem,
             "[openrem.env]",
             *(f"{key} = {json.dumps(value)}" for key, value in env.items()),
         ]
@@ -262,6 +266,14 @@ class Ground:
         assert answer["why"], answer
         assert answer["next"], answer
         return answer
+
+    def patch_openrem(self, code: str) -> None:
+        """Have OpenREM's interpreter run this before anything else; before the service starts."""
+        patches = self.root / "patches"
+        patches.mkdir(exist_ok=True)
+        (patches / "sitecustomize.py").write_text(code, encoding="utf-8")
+        self.env = {**self.site.environment(self.database), "PYTHONPATH": str(patches)}
+        self.configure()
 
     # -- the program -------------------------------------------------------------------------
 

@@ -168,11 +168,7 @@ def test_the_ledger_is_lost_between_a_kill_and_the_restart(
 
 def test_an_object_that_kills_its_worker_is_not_given_a_third(ground: Ground) -> None:
     """It goes to quarantine after two deaths; the others are imported."""
-    patches = ground.root / "patches"
-    patches.mkdir()
-    (patches / "sitecustomize.py").write_text(_DIES_OF_IT)
-    ground.env = {**ground.site.environment(ground.database), "PYTHONPATH": str(patches)}
-    ground.configure()
+    ground.patch_openrem(_DIES_OF_IT)
     good = [image() for _ in range(5)]
     for number, content in enumerate(good):
         ground.put("dx", f"{number}.dcm", content)
