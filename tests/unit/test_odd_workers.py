@@ -176,7 +176,7 @@ STARTS = {
     "is killed": ("os.kill(os.getpid(), signal.SIGKILL)", "it was ended by SIGKILL"),
     "fails": ("raise ImportError('Doe^John')", "ImportError"),
     "says a name and ends": ("sys.exit('Doe')", "it ended by itself with code 1"),
-    "greets with words": ("say('Welcome\\n')", "what it said is no answer"),
+    "greets with words": ("say('Welcome\\n'); time.sleep(3600)", "what it said is no answer"),
     "greets with bytes": (
         "os.write(1, bytes(range(128, 256)) + b'\\n')",
         "what it said is no answer",
