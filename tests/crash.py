@@ -5,6 +5,7 @@ import errno
 import itertools
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from ctypes import set_errno
 from typing import IO, Any
@@ -23,11 +24,17 @@ class Crash(BaseException):
 class Steps:
     """Counts the steps, and dies before or after the one with this number."""
 
-    def __init__(self, die_at: int | None = None, *, after: bool = False) -> None:
-        """Die at the step ``die_at`` (the first is 0), or never."""
+    def __init__(
+        self, die_at: int | None = None, *, after: bool = False, full: bool = False
+    ) -> None:
+        """Die at the step ``die_at`` (the first is 0), or never.
+
+        With ``full`` nobody dies: the disk is full at that step, and the next one works again.
+        """
         self.taken: list[str] = []
         self._die_at = die_at
         self._after = after
+        self._full = full
 
     def wrap(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
         """The step, counted."""
@@ -35,6 +42,8 @@ class Steps:
         def counted(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as the step's
             number = len(self.taken)
             self.taken.append(name)
+            if number == self._die_at and self._full:
+                raise _full_disk(name)
             if number == self._die_at and not self._after:
                 raise Crash
             try:
@@ -58,6 +67,13 @@ class Steps:
             patch.setattr(shutil, "copyfileobj", self.wrap("copy", copy_in_two_halves))
             patch.setattr(files, "_libc", _Libc(self, apart))
             yield
+
+
+def _full_disk(step: str) -> Exception:
+    """What a full disk looks like at this step."""
+    if step == "commit":
+        return sqlite3.OperationalError("database or disk is full")
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def copy_in_two_halves(reading: IO[bytes], writing: IO[bytes], _chunk: int = 0) -> None:

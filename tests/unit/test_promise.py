@@ -1,0 +1,390 @@
+"""The promise, under everything at once: nothing is lost, and nothing is counted twice.
+
+The real engine, ledger, files and folders, with an OpenREM of our own (see `tests.world`). The
+first part is a machine that Hypothesis drives: senders, users, an OpenREM in all its moods, full
+disks, and a crash at any step that reaches the disk, the ledger or OpenREM. The second part
+walks through every single step of some journeys, and dies before and after each.
+"""
+
+import contextlib
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from ingest.errors import LedgerError
+from tests.crash import Steps, crash_points
+from tests.world import (
+    ALL_DUE_S,
+    INCOMPLETE_S,
+    RETRY,
+    Content,
+    Life,
+    Mode,
+    World,
+    a_text,
+    an_image,
+    cut,
+)
+
+NAMES = ("a.dcm", "b.dcm", "study/a.dcm", "study/c.dcm")
+
+drops = st.sampled_from(("delete", "archive", "keep"))
+places = st.tuples(drops, st.sampled_from(NAMES))
+# Where a turn breaks off: at which step, and before it, after it, or because the disk is full.
+breaks = st.none() | st.tuples(st.integers(0, 60), st.sampled_from(("before", "after", "full")))
+
+
+def _steps(where: tuple[int, str] | None) -> Steps:
+    if where is None:
+        return Steps()
+    number, how = where
+    return Steps(number, after=how == "after", full=how == "full")
+
+
+def _import(world: World, life: Life) -> None:
+    life.engine.import_next(world.openrem)
+
+
+def _everything(world: World, life: Life) -> None:
+    life.look()
+    for _ in range(20):
+        if not life.engine.import_next(world.openrem):
+            return
+
+
+class Promise(RuleBasedStateMachine):
+    """Senders, users, OpenREM and the process, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(Path(tempfile.mkdtemp(prefix="promise-")))
+        self.sent: list[Content] = []
+        self.writers: list[int] = []
+        self.copy = self.world.work.parent / "ledger.copy"
+
+    def _new(self, *, sound: bool = True) -> Content:
+        number = len(self.sent)
+        self.sent.append(an_image(number, number % 2) if sound else a_text(number))
+        return self.sent[-1]
+
+    # -- senders ---------------------------------------------------------------------------
+
+    @rule(place=places, over=st.booleans(), sound=st.sampled_from((True, True, True, False)))
+    def send(self, place: tuple[str, str], *, over: bool, sound: bool) -> None:
+        """Something new, perhaps under a name that is taken."""
+        self.world.send(self.world.path(*place), self._new(sound=sound), over=over)
+
+    @precondition(lambda self: self.sent)
+    @rule(place=places, over=st.booleans(), data=st.data())
+    def send_again(self, place: tuple[str, str], *, over: bool, data: st.DataObject) -> None:
+        """The same object again, perhaps elsewhere."""
+        content = data.draw(st.sampled_from(self.sent))
+        self.world.send(self.world.path(*place), content, over=over)
+
+    @rule(place=places, finishes=st.booleans())
+    def send_half(self, place: tuple[str, str], *, finishes: bool) -> None:
+        """A transfer that breaks off, or pauses while we look."""
+        whole = self._new()
+        self.world.send(self.world.path(*place), cut(whole))
+        if finishes:
+            self.world.living().look()
+            self.world.send(self.world.path(*place), whole)
+
+    @precondition(lambda self: len(self.writers) < 3 and self.world.arrived())
+    @rule(data=st.data())
+    def open_for_writing(self, data: st.DataObject) -> None:
+        """A sender who keeps a file open."""
+        path = data.draw(st.sampled_from(self.world.arrived()))
+        self.writers.append(os.open(path, os.O_RDWR))
+
+    @precondition(lambda self: self.writers)
+    @rule(closes=st.booleans())
+    def write_through(self, *, closes: bool) -> None:
+        """And writes something else into it later."""
+        self.world.write_through(self.writers[-1], self._new())
+        if closes:
+            os.close(self.writers.pop())
+
+    # -- users -----------------------------------------------------------------------------
+
+    @precondition(lambda self: self.world.arrived())
+    @rule(data=st.data())
+    def take_away(self, data: st.DataObject) -> None:
+        """A person removes a file."""
+        self.world.take_away(data.draw(st.sampled_from(self.world.arrived())))
+
+    @precondition(lambda self: self.world.in_quarantine())
+    @rule(data=st.data())
+    def move_back(self, data: st.DataObject) -> None:
+        """A person moves a refused file back into its drop folder."""
+        path = data.draw(st.sampled_from(self.world.in_quarantine()))
+        drop, *place = path.relative_to(self.world.root / "failed").parts
+        home = self.world.drops[drop].joinpath(*place)
+        if not home.exists():
+            home.parent.mkdir(exist_ok=True)
+            path.rename(home)
+
+    # -- OpenREM ---------------------------------------------------------------------------
+
+    @rule(modes=st.lists(st.sampled_from(Mode), max_size=3))
+    def openrem_is_moody(self, modes: list[Mode]) -> None:
+        """What it makes of the next imports."""
+        self.world.openrem.modes = modes
+
+    @rule(away=st.booleans())
+    def openrem_goes_or_comes(self, *, away: bool) -> None:
+        """An outage, or its end."""
+        self.world.openrem.is_away = away
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data())
+    def somebody_else_fails(self, data: st.DataObject) -> None:
+        """An import past us leaves half of an object in OpenREM."""
+        uid = data.draw(st.sampled_from(self.sent)).uid
+        if uid and uid not in self.world.openrem.holds:
+            self.world.openrem.in_part.add(uid)
+
+    @rule(place=places, over=st.booleans())
+    def sent_in_mid_import(self, place: tuple[str, str], *, over: bool) -> None:
+        """A sender writes while the next import runs."""
+        send = partial(self.world.send, self.world.path(*place), self._new(), over=over)
+        self.world.openrem.meanwhile.append(send)
+
+    @rule(imports=st.booleans())
+    def works_beside_the_import(self, *, imports: bool) -> None:
+        """The other threads have a turn while the next import runs."""
+
+        def beside() -> None:
+            if self.world.life is not None and not imports:
+                self.world.life.look()
+            elif self.world.life is not None:
+                self.world.life.engine.import_next(self.world.openrem)
+
+        self.world.openrem.meanwhile.append(beside)
+
+    # -- the process -----------------------------------------------------------------------
+
+    @rule(where=breaks)
+    def look(self, where: tuple[int, str] | None) -> None:
+        """Look through the folders."""
+        self._do(Life.look, where)
+
+    @rule(where=breaks)
+    def work(self, where: tuple[int, str] | None) -> None:
+        """One import."""
+        self._do(partial(_import, self.world), where)
+
+    @rule(where=breaks, seconds=st.sampled_from((1.0, 10.0, 100.0)))
+    def all_threads(self, where: tuple[int, str] | None, seconds: float) -> None:
+        """After a while, a look, and imports as long as there are any."""
+        self.world.ahead_s += seconds
+        self._do(partial(_everything, self.world), where)
+
+    @rule(seconds=st.sampled_from((1.0, 10.0, 100.0)))
+    def time_passes(self, seconds: float) -> None:
+        """Until retries are due, or a file counts as truncated."""
+        self.world.ahead_s += seconds
+
+    @rule(ledger=st.sampled_from(("kept", "kept", "lost", "older")))
+    def restart(self, ledger: str) -> None:
+        """With the ledger, without it, or with a copy from some time ago."""
+        self.world.die()
+        if ledger != "kept":
+            _lose_ledger(self.world)
+        if ledger == "older" and self.copy.exists():
+            shutil.copyfile(self.copy, self.world.ledger_path)
+
+    @rule()
+    def back_up(self) -> None:
+        """Somebody makes a copy of the ledger."""
+        self.world.die()  # else a part of it would be in the write-ahead log
+        if self.world.ledger_path.exists():
+            shutil.copyfile(self.world.ledger_path, self.copy)
+
+    def _do(self, doing: Callable[[Life], object], where: tuple[int, str] | None) -> None:
+        try:
+            self.world.dying(_steps(where), doing)
+        except Exception:
+            # The service rests for a moment, then goes on with a full sweep.
+            if where is None or where[1] != "full":
+                raise
+
+    # -- what must hold --------------------------------------------------------------------
+
+    @invariant()
+    def the_promise_holds(self) -> None:
+        """At every moment."""
+        self.world.check()
+        self.world.check_ledger()
+
+    def teardown(self) -> None:
+        """And in the end all is done."""
+        for file in self.writers:
+            os.close(file)
+        try:
+            self.world.run_dry()
+            self.world.check_at_rest()
+        finally:
+            self.world.end()
+
+
+TestPromise = Promise.TestCase
+TestPromise.settings = settings(
+    stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+# -- every step ------------------------------------------------------------------------------------
+
+Journey = Callable[[World], None]
+
+
+def _arrives(world: World, drop: str = "delete") -> None:
+    world.send(world.path(drop, "study/a.dcm"), an_image(1, 1))
+
+
+def _is_sent_again(world: World) -> None:
+    """Under the same name, in mid-import."""
+    _arrives(world)
+    again = partial(world.send, world.path("delete", "study/a.dcm"), an_image(2, 1))
+    world.openrem.meanwhile.append(again)
+
+
+def _is_sent_again_and_fails(world: World) -> None:
+    """The first goes back to a place that is taken."""
+    _is_sent_again(world)
+    world.openrem.modes = [Mode.HICCUP]
+
+
+def _is_still_open(world: World) -> None:
+    """A sender opened it again before its turn, and writes when the import has begun."""
+    _arrives(world)
+    world.living().look()
+    file = os.open(world.path("delete", "study/a.dcm"), os.O_RDWR)
+
+    def writes() -> None:
+        world.late_writers.clear()
+        world.write_through(file, an_image(2, 1))
+        os.close(file)
+
+    world.openrem.meanwhile.append(writes)
+    world.late_writers.append(writes)
+
+
+def _is_there_twice(world: World) -> None:
+    """In two folders, imported at the same time."""
+    _arrives(world)
+    _arrives(world, "archive")
+
+    def beside() -> None:
+        if world.life is not None:
+            world.life.engine.import_next(world.openrem)
+
+    world.openrem.meanwhile.append(beside)
+
+
+def _is_refused(world: World) -> None:
+    """At the first look."""
+    world.send(world.path("delete", "study/a.dcm"), a_text(1))
+
+
+def _is_held_in_part(world: World) -> None:
+    """Which is found out after the import."""
+    _arrives(world)
+    world.openrem.in_part.add(an_image(1, 1).uid)
+
+
+def _in_mood(mode: Mode) -> Journey:
+    def journey(world: World) -> None:
+        _arrives(world)
+        world.openrem.modes = [mode]
+
+    return journey
+
+
+JOURNEYS: dict[str, Journey] = {
+    "deleted": _arrives,
+    "archived": partial(_arrives, drop="archive"),
+    "kept": partial(_arrives, drop="keep"),
+    "sent again in mid-import": _is_sent_again,
+    "sent again in mid-import, which fails": _is_sent_again_and_fails,
+    "still open when its turn comes": _is_still_open,
+    "in two folders at once": _is_there_twice,
+    "refused": _is_refused,
+    "held in part": _is_held_in_part,
+    **{mode.value: _in_mood(mode) for mode in Mode if mode is not Mode.WORKS},
+}
+
+
+@pytest.mark.parametrize("ledger", ["kept", "lost"])
+@pytest.mark.parametrize("journey", JOURNEYS.values(), ids=list(JOURNEYS))
+def test_a_crash_at_every_step_of_a_journey(journey: Journey, ledger: str, tmp_path: Path) -> None:
+    """Before it and after it; then a new life, with or without the ledger, ends the journey."""
+    for number, after in crash_points():
+        steps = Steps(number, after=after)
+        world = _with(journey, tmp_path / f"{number}-{after}")
+        has_died = world.dying(steps, partial(_everything, world))
+        if ledger == "lost":
+            _lose_ledger(world)
+        _ends_well(world)
+        if not has_died:
+            assert {"commit", "import begun"} & set(steps.taken)
+            return
+
+
+@pytest.mark.parametrize("journey", JOURNEYS.values(), ids=list(JOURNEYS))
+def test_a_full_disk_at_every_step_of_a_journey(journey: Journey, tmp_path: Path) -> None:
+    """Nobody dies of it, and once there is room again all goes on."""
+    for number in itertools.count():
+        steps = Steps(number, full=True)
+        world = _with(journey, tmp_path / str(number))
+        with contextlib.suppress(LedgerError):  # the service rests, and goes on
+            world.dying(steps, partial(_everything, world))
+        _ends_well(world)
+        if len(steps.taken) <= number:
+            return
+
+
+def test_an_outage_spends_no_attempt_however_long_it_is(tmp_path: Path) -> None:
+    world = _with(_arrives, tmp_path / "world")
+    world.living().look()
+    for away in (True, False) * (3 * RETRY.attempts):
+        world.openrem.is_away = away
+        world.openrem.modes = [Mode.GOES_AWAY]
+        world.ahead_s += ALL_DUE_S
+        _everything(world, world.living())
+    assert world.in_quarantine() == []
+    _ends_well(world)
+
+
+def _with(journey: Journey, root: Path) -> World:
+    world = World(root)
+    world.ahead_s = 10 * INCOMPLETE_S  # refused at the first look
+    journey(world)
+    return world
+
+
+def _lose_ledger(world: World) -> None:
+    world.die()
+    world.is_ledger_whole = False
+    for file in world.ledger_path.parent.glob("ledger.sqlite*"):
+        file.unlink()
+
+
+def _ends_well(world: World) -> None:
+    for write in tuple(world.late_writers):
+        write()
+    world.check()
+    world.check_ledger()
+    world.run_dry()
+    world.check_at_rest()
+    world.end()
