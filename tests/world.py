@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
+from pydicom.uid import UID
 
 from ingest import dicom, dispose, policy
 from ingest.config import BY_HAND
@@ -43,8 +44,8 @@ ALL_DUE_S = 4000.0  # later than everything that waits for a time
 QUIET_ROUNDS = 3  # the first may only find out that OpenREM is back
 MANY = 200  # turns; no world needs as many
 
-_UID = "2.25." + "7" * 30
-_STUDY = "2.25." + "8" * 30
+_UID = UID("2.25." + "7" * 30)
+_STUDY = UID("2.25." + "8" * 30)
 
 
 @cache
