@@ -139,6 +139,8 @@ class LedgerFile:
                     self._connection.close()
                     raise
                 self._place = os.stat(path)
+                if self.is_new:
+                    _give_to_owner_of(path.parent, path)
         except sqlite3.Error as error:
             raise trouble_with(path, error) from error
 
@@ -231,6 +233,14 @@ def _check_place(path: Path, *, read_only: bool) -> None:
                 "Next: correct state_dir in the configuration, or its parent's rights",
                 Trouble.CLOSED,
             ) from error
+
+
+def _give_to_owner_of(folder: Path, path: Path) -> None:
+    """A ledger that root makes by a command must be the service's user's."""
+    if os.geteuid() == 0:
+        owner = folder.stat()
+        with contextlib.suppress(OSError):
+            os.chown(path, owner.st_uid, owner.st_gid)
 
 
 @contextlib.contextmanager

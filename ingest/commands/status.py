@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
@@ -13,10 +14,12 @@ from rich.table import Table
 from ingest import log, parts
 from ingest.commands.show import now, out
 from ingest.config import Drop, Settings
-from ingest.errors import OpenRemUnreachable, Reason
+from ingest.errors import LedgerError, OpenRemUnreachable, Reason
 from ingest.ledger import Ledger, Tally
 from ingest.model import Job, State
 
+SILENT_S = 60.0  # the service writes to its ledger every ten seconds
+_WORDS = {True: "running", False: "stopped"}
 EXAMPLES = 3  # paths shown for each reason
 PENDING = (State.SEEN, State.READY, State.CLAIMED, State.PROVEN, State.REJECTED)
 
@@ -53,6 +56,7 @@ class Status:
     """All of it."""
 
     service: str  # running | stopped
+    ledger: str  # what is wrong with it, and what to do; empty if nothing is
     openrem: OpenRemStatus
     quarantine: str
     drops: tuple[FolderStatus, ...]
@@ -60,10 +64,17 @@ class Status:
 
 def status(settings: Settings, *, as_json: bool) -> int:
     """Print the status; returns the exit code."""
-    service_word, openrem_word, tallies, today, stuck = _read_ledger(settings, now())
+    try:
+        ledger_word = _unwritten(settings, now())
+        service_word, openrem_word, tallies, today, stuck = _read_ledger(settings, now())
+    except LedgerError as error:
+        runs = parts.is_running(settings.state_dir)
+        service_word, openrem_word, tallies, today, stuck = _WORDS[runs], None, [], [], []
+        ledger_word = str(error)
     away = {drop.name for drop in settings.drop if not os.path.isdir(drop.path)}
     answer = Status(
         service=service_word,
+        ledger=ledger_word,
         openrem=_openrem(settings, openrem_word),
         quarantine=str(settings.quarantine_path or ""),
         drops=tuple(
@@ -74,7 +85,9 @@ def status(settings: Settings, *, as_json: bool) -> int:
         click.echo(json.dumps(asdict(answer)))
     else:
         _print(answer)
-    return 0 if answer.openrem.reachable else 3
+    if not answer.openrem.reachable:
+        return 3
+    return 2 if answer.ledger else 0
 
 
 def _read_ledger(
@@ -82,7 +95,7 @@ def _read_ledger(
 ) -> tuple[str, str | None, Sequence[Tally], Sequence[Tally], Sequence[Job]]:
     """The service's state, its word on OpenREM while it runs, the counts, and what is stuck."""
     if not os.path.exists(settings.ledger_path):
-        return "stopped", None, [], [], []
+        return _WORDS[parts.is_running(settings.state_dir)], None, [], [], []
     ledger = Ledger(settings.ledger_path, read_only=True)
     try:
         runs = parts.is_running(settings.state_dir)
@@ -90,7 +103,7 @@ def _read_ledger(
         midnight = datetime.fromtimestamp(at).astimezone().replace(hour=0, minute=0, second=0)
         today = ledger.ends_since(midnight.timestamp())
         return (
-            "running" if runs else "stopped",
+            _WORDS[runs],
             openrem[0] if openrem else None,
             ledger.tallies(),
             today,
@@ -98,6 +111,25 @@ def _read_ledger(
         )
     finally:
         ledger.close()
+
+
+def _unwritten(settings: Settings, at: float) -> str:
+    """What is to be said of a running service that has not written to its ledger for a while."""
+    if not parts.is_running(settings.state_dir):
+        return ""
+    path = settings.ledger_path
+    if not os.path.exists(path):
+        return (
+            f"the ledger {path} was moved away while it was in use. Next: start the service again"
+        )
+    with closing(Ledger(path, read_only=True)) as ledger:
+        said = ledger.said("service")
+    if said is None or at - said[1] < SILENT_S:
+        return ""
+    return (
+        f"the running service has not written to the ledger {path} for {at - said[1]:.0f} "
+        "seconds. Next: see its log, and check the owner and the free space of state_dir"
+    )
 
 
 def _openrem(settings: Settings, word: str | None) -> OpenRemStatus:
@@ -166,6 +198,8 @@ def _print(answer: Status) -> None:
     console = out()
     hint = "" if answer.service == "running" else "  (start it: openrem-ingest run)"
     console.print(f"Service: {answer.service}{hint}")
+    if answer.ledger:
+        console.print(f"Ledger: {answer.ledger}")
     if answer.openrem.reachable:
         console.print("OpenREM: ready")
     else:

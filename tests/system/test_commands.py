@@ -59,7 +59,7 @@ def test_status_is_one_json_object_and_touches_nothing(ground: Ground) -> None:
     assert not ground.state.exists()
     status = ground.status()
     assert not ground.state.exists()
-    assert list(status) == ["service", "openrem", "quarantine", "drops"]
+    assert list(status) == ["service", "ledger", "openrem", "quarantine", "drops"]
     assert status["service"] == "stopped"
     assert [drop["drop"] for drop in status["drops"]] == ["mammo", "dx", "sr"]
     assert all(drop["state"] == "watched" for drop in status["drops"])
