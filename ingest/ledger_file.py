@@ -134,11 +134,15 @@ class LedgerFile:
             with contextlib.nullcontext() if read_only else _one_at_a_time(path.parent):
                 self._connection = _connect(path, read_only=read_only)
                 try:
-                    self._upgrade(read_only=read_only)
+                    self._check_version()
+                    if not read_only:
+                        self._connection.execute("PRAGMA journal_mode = WAL")
+                        self._connection.execute("PRAGMA secure_delete = ON")
+                        self._upgrade()
+                    self._place = os.stat(path)
                 except BaseException:
                     self._connection.close()
                     raise
-                self._place = os.stat(path)
                 if self.is_new:
                     _give_to_owner_of(path.parent, path)
         except sqlite3.Error as error:
@@ -169,14 +173,16 @@ class LedgerFile:
         with self._lock:
             self._connection.close()
 
-    def _upgrade(self, *, read_only: bool) -> None:
+    def _check_version(self) -> None:
         if self._version() > len(_UPGRADES):
             raise LedgerError(
                 f"the ledger {self.path} was written by a newer openrem-ingest. "
                 "Next: upgrade this one, or choose another state_dir",
                 Trouble.NEWER,
             )
-        if read_only or self._version() == len(_UPGRADES):
+
+    def _upgrade(self) -> None:
+        if self._version() == len(_UPGRADES):
             return
         with self.writing() as connection:
             for upgrade in _UPGRADES[self._version() :]:
@@ -261,18 +267,10 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     mode = "ro" if read_only else "rwc"
-    connection = sqlite3.connect(
+    return sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
         timeout=BUSY_TIMEOUT_S,
         isolation_level=None,
         check_same_thread=False,
     )
-    try:
-        if not read_only:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA secure_delete = ON")
-    except sqlite3.Error:  # no database, for example: nobody else would close it
-        connection.close()
-        raise
-    return connection

@@ -31,7 +31,7 @@ IDLE_S = 0.5
 REST_S = 5.0  # after an error that was nobody's file's
 HEARTBEAT_S = 10.0
 CLOCK_BACK_S = 2.0  # what the system clock may be set back by without notice
-CALM_S = 3 * REST_S  # without a failure, then the ledger has recovered
+CALM_S = 2 * REST_S  # without a failure, then the ledger has recovered
 CHECK_S = 30.0  # between questions after OpenREM's health while nothing is imported
 
 

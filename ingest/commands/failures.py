@@ -101,7 +101,10 @@ def failures(settings: Settings, choice: Choice, *, as_json: bool) -> int:
             counts[one.note.reason if one.note else _NO_REASON] += 1
             click.echo(_as_json(one) if as_json else _as_line(one))
     if not as_json:
-        _sum_up(counts)
+        if counts:
+            _sum_up(counts)
+        else:
+            click.echo(f"Nothing in quarantine{' matches' if choice.is_filter else ''}.")
     return 1 if look.troubles else 0
 
 
@@ -152,9 +155,6 @@ def _as_json(one: Held) -> str:
 
 
 def _sum_up(counts: Counter[str]) -> None:
-    if not counts:
-        click.echo("Nothing in quarantine matches.")
-        return
     table = Table(title="In quarantine")
     table.add_column("Reason")
     table.add_column("Files", justify="right")

@@ -26,17 +26,19 @@ def when(text: str, now: float, *, is_end: bool = False) -> float:
         ValueError: it is none of `FORMS`.
     """
     text = text.strip().lower()
-    here = datetime.fromtimestamp(now).astimezone()
-    if found := _AGO.fullmatch(text):
-        return (here - int(found[1]) * _UNITS[found[2]]).timestamp()
-    days = {"today": here.date(), "yesterday": here.date() - timedelta(days=1)}
     try:
-        at = datetime.combine(days[text], time()) if text in days else _parsed(text)
-        if is_end and (text in days or re.fullmatch(r"[0-9-]+", text)):
-            at += timedelta(days=1)
-        return at.timestamp()
+        return _time(text, datetime.fromtimestamp(now).astimezone(), is_end=is_end).timestamp()
     except (ValueError, OverflowError, OSError) as error:
         raise ValueError(f"{text!r} is no time that is understood. Next: write {FORMS}") from error
+
+
+def _time(text: str, here: datetime, *, is_end: bool) -> datetime:
+    if found := _AGO.fullmatch(text):
+        return here - int(found[1]) * _UNITS[found[2]]
+    days = {"today": here.date(), "yesterday": here.date() - timedelta(days=1)}
+    is_day = text in days or re.fullmatch(r"[0-9-]+", text)
+    at = datetime.combine(days[text], time()) if text in days else _parsed(text)
+    return at + timedelta(days=1) if is_end and is_day else at
 
 
 def _parsed(text: str) -> datetime:

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.errors import LedgerError, Reason
+from ingest.errors import LedgerError, Reason, Trouble
 from ingest.ledger import NEVER, Ledger, Overtaken, Tally
+from ingest.ledger_file import trouble_with
 from ingest.model import (
     IN_HAND,
     LIVE,
@@ -755,3 +756,95 @@ def test_all_that_waits_can_be_made_due(ledger: Ledger) -> None:
 
     assert [one.id for one in ledger.due(["sr"], NOW, 10)] == [job.id]
     assert ledger.get(left.id).not_before == NEVER
+
+
+# -- in trouble ----------------------------------------------------------------------------------
+
+
+def trouble_of(act: Callable[[], object]) -> tuple[Trouble, str]:
+    with pytest.raises(LedgerError) as caught:
+        act()
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).count("Next: ") == 1
+    return caught.value.trouble, str(caught.value)
+
+
+def test_a_ledger_that_another_program_holds_is_said_to_be_locked(
+    file: Path, ledger: Ledger
+) -> None:
+    ledger._connection.execute("PRAGMA busy_timeout = 20")
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+        trouble, words = trouble_of(lambda: seen(ledger))
+
+    assert trouble is Trouble.LOCKED
+    assert "all goes on by itself" in words
+    assert seen(ledger).state is State.SEEN
+
+
+def test_a_ledger_that_breaks_while_it_is_open_is_said_to_be_damaged(
+    file: Path, ledger: Ledger
+) -> None:
+    for number in range(200):
+        seen(ledger, b"/%d" % number)
+    ledger.clear_traces()
+    with file.open("r+b") as broken:
+        size = broken.seek(0, 2)
+        broken.seek(4096)
+        broken.write(b"\xa5" * (size - 4096))
+    ledger._connection.execute("PRAGMA shrink_memory")
+
+    for act in (lambda: seen(ledger, b"/more"), ledger.tallies):
+        trouble, words = trouble_of(act)
+        assert trouble is Trouble.DAMAGED
+        assert "loses history and nothing else" in words
+
+
+@pytest.mark.parametrize(
+    ("code", "trouble"),
+    [
+        (sqlite3.SQLITE_FULL, Trouble.FULL),
+        (sqlite3.SQLITE_IOERR_WRITE, Trouble.DISK),
+        (sqlite3.SQLITE_READONLY_DBMOVED, Trouble.CLOSED),
+        (sqlite3.SQLITE_CANTOPEN, Trouble.CLOSED),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, Trouble.LOCKED),
+        (sqlite3.SQLITE_CORRUPT_INDEX, Trouble.DAMAGED),
+        (sqlite3.SQLITE_NOTADB, Trouble.DAMAGED),
+        (9999, Trouble.DISK),
+        (None, Trouble.DISK),
+    ],
+)
+def test_each_trouble_has_words_of_its_own(file: Path, code: int | None, trouble: Trouble) -> None:
+    error = sqlite3.OperationalError("what SQLite says")
+    if code is not None:
+        error.sqlite_errorcode = code
+
+    told = trouble_with(file, error)
+
+    assert told.trouble is trouble
+    assert str(file) in str(told)
+    assert "what SQLite says" in str(told)
+    assert str(told).count("Next: ") == 1
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_ledger_that_goes_while_it_is_open_is_noticed(
+    file: Path, ledger: Ledger, how: str
+) -> None:
+    assert ledger.check_place() is None
+    file.rename(file.with_name("aside"))
+    if how == "replaced":
+        file.write_bytes(b"")
+
+    told = ledger.check_place()
+
+    assert told is not None
+    assert told.trouble is Trouble.MISSING
+    assert "start openrem-ingest again" in str(told)
+
+
+def test_a_ledger_says_whether_it_was_made_just_now(file: Path) -> None:
+    for is_new in (True, False):
+        with closing(Ledger(file)) as ledger:
+            assert ledger.is_new == is_new
