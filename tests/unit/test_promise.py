@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ingest.errors import LedgerError
-from tests.crash import Steps, crash_points
+from ingest import files, quarantine
+from ingest.errors import Changed, LedgerError
+from tests.crash import Crash, Steps, crash_points
 from tests.world import (
     ALL_DUE_S,
     INCOMPLETE_S,
@@ -48,6 +49,10 @@ def _steps(where: tuple[int, str] | None) -> Steps:
         return Steps()
     number, how = where
     return Steps(number, after=how == "after", full=how == "full")
+
+
+def _must_not(folder: bytes, error: OSError) -> None:
+    raise AssertionError(folder) from error
 
 
 def _import(world: World, life: Life) -> None:
@@ -132,6 +137,32 @@ class Promise(RuleBasedStateMachine):
         if not home.exists():
             home.parent.mkdir(exist_ok=True)
             path.rename(home)
+
+    @precondition(lambda self: self.world.in_quarantine())
+    @rule(data=st.data(), where=breaks)
+    def retry(self, data: st.DataObject, where: tuple[int, str] | None) -> None:
+        """The same by `retry`, which may be killed, or find the disk full."""
+        one = self._refused(data)
+        with contextlib.suppress(Crash, OSError, Changed), _steps(where).counted():
+            quarantine.bring_back(one, os.fsencode(self.world.drops[one.drop]))
+
+    @precondition(lambda self: self.world.in_quarantine())
+    @rule(data=st.data(), where=breaks)
+    def discard(self, data: st.DataObject, where: tuple[int, str] | None) -> None:
+        """A person has a refused file deleted."""
+        one = self._refused(data)
+        with (
+            self.world.giving_up(Path(os.fsdecode(one.path))),
+            contextlib.suppress(Crash, OSError, Changed),
+            _steps(where).counted(),
+        ):
+            quarantine.discard(one, files.snapshot(one.path))
+
+    def _refused(self, data: st.DataObject) -> quarantine.Held:
+        found = quarantine.held(
+            os.fsencode(self.world.root / "failed"), self.world.drops, on_error=_must_not
+        )
+        return data.draw(st.sampled_from(list(found)))
 
     # -- OpenREM ---------------------------------------------------------------------------
 
