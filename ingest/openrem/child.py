@@ -95,8 +95,10 @@ class Child:
             if not self._is_reaped:  # until then nobody else can have its number
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(self.pid, signal.SIGKILL)
+                # Should it have left its group. Not by Popen.kill, which may take the end of the
+                # process first, and its number is another's from then on.
                 with suppress(ProcessLookupError, PermissionError):
-                    self._process.kill()  # should it have left its group
+                    os.kill(self.pid, signal.SIGKILL)
 
     def end(self) -> None:
         """Kill it, and clear up."""
