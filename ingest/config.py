@@ -90,6 +90,7 @@ class Drop(_Table):
     after: Literal["delete", "archive", "keep"] = "delete"
     watch: Literal["auto", "native", "poll"] = "auto"
     archive: AbsolutePath | None = None
+    mount: Literal["auto", "none"] | AbsolutePath = "auto"  # what must be mounted for it
 
     @model_validator(mode="after")
     def _archive_is_where(self) -> "Drop":
@@ -129,6 +130,13 @@ class Quarantine(_Table):
     keep_days: Days | None = None  # then they are deleted; never, if not said
 
 
+class Disk(_Table):
+    """`[disk]`: below what free space to warn. Nothing is ever deleted because of it."""
+
+    low: Annotated[int, Field(ge=0)] = 2048  # MiB on each of the volumes; 0: never
+    low_files: Annotated[int, Field(ge=0)] = 10_000  # more that can be made there (free inodes)
+
+
 class History(_Table):
     """`[history]`: how long the ledger tells what became of a file."""
 
@@ -146,6 +154,7 @@ class Settings(_Table):
     retry: Retry = Retry()
     quarantine: Quarantine = Quarantine()
     history: History = History()
+    disk: Disk = Disk()
 
     @property
     def ledger_path(self) -> Path:

@@ -10,6 +10,7 @@ from ingest.claim import Claim
 from ingest.errors import Reason
 from ingest.ledger import Ledger
 from ingest.model import Header, Importer, Job, Snapshot, State
+from ingest.presence import NONE, Absence, Presence
 from ingest.settle import Patience
 
 
@@ -26,6 +27,7 @@ class Inbox:
     is_local: bool = True  # a read lease tells whether somebody writes
     expect: tuple[Importer, ...] = ()
     is_drop: bool = True  # else it is the user's own folder: emptied sub-folders stay
+    mount: str = NONE  # what must be mounted for it, see presence.py
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,18 @@ class Context:
         self.now = clock
         self.stopping = stopping
         self.in_hand: dict[str, Job] = {}  # by claim id; what the ledger calls claimed is here
+        self.presence = Presence(ledger)
+        self.offline: Mapping[str, Absence] = {}  # by name: folders that are not there for now
         self._on_end = on_end
+
+    def served(self) -> list[str]:
+        """The names of the folders that are there."""
+        offline = self.offline
+        return [name for name in self.inboxes if name not in offline]
+
+    def is_offline(self, inbox: Inbox) -> bool:
+        """Is a folder not there at this very moment? Then its files are not gone."""
+        return self.presence.absence(inbox.root, inbox.mount) is not None
 
     def claim_of(self, inbox: Inbox, job: Job) -> Claim:
         """The claim that holds a claimed file."""

@@ -103,7 +103,7 @@ class Engine:
             now = self.context.now()
             in_hand = list(self.context.in_hand.values())
             studies = [job.header.study_uid for job in in_hand if job.header]
-            job = self.context.ledger.next_ready(list(self.inboxes), studies, now)
+            job = self.context.ledger.next_ready(self.context.served(), studies, now)
             if job is None or self.stopping.is_set():
                 return None
             claim_id = claim.new_id(int(now * 1e9))
@@ -202,6 +202,7 @@ class Engine:
                 dispose.delete(claimed, proof)
             elif inbox.after == "archive":
                 assert inbox.archive is not None  # noqa: S101 - the configuration demands it
+                self.context.presence.check_target(inbox.archive)
                 today = datetime.fromtimestamp(self.context.now()).astimezone().date()
                 now_at = dispose.archive(claimed, proof, inbox.archive, today)
         except Changed:

@@ -30,38 +30,43 @@ class Intake:
         self._context = context
         self._setbacks = setbacks
 
-    def look(self, inbox: Inbox, path: bytes) -> None:
-        """One look at one path: note it, and when it is complete, decide on it."""
+    def look(self, inbox: Inbox, path: bytes) -> bool:
+        """One look at one path: note it, and when it is complete, decide on it.
+
+        Returns whether it was a file that nobody knew of.
+        """
         try:
-            self._look(inbox, path)
+            return self._look(inbox, path)
         except (FileNotFoundError, NotADirectoryError):
-            self._is_gone(path)
+            self._is_gone(inbox, path)
         except Overtaken:
-            return  # an import of its earlier version runs; its end looks here again
+            pass  # an import of its earlier version runs; its end looks here again
         except LedgerError:
             raise
         except OSError as error:
             self._cannot_read(inbox, path, error)
         except Exception as error:  # noqa: BLE001 - one file must never stop the others
             self._setbacks.internal_error(path, error)
+        return False
 
     def look_at_due(self, limit: int) -> int:
         """Look again at files whose waiting time is over. Returns how many."""
-        due = self._context.ledger.due(list(self._context.inboxes), self._context.now(), limit)
+        due = self._context.ledger.due(self._context.served(), self._context.now(), limit)
         for job in due:
             if self._context.stopping.is_set():
                 break
             self.look(self._context.inboxes[job.drop], job.path)
         return len(due)
 
-    def _look(self, inbox: Inbox, path: bytes) -> None:
+    def _look(self, inbox: Inbox, path: bytes) -> bool:
         found = files.snapshot(path)
         job = self._context.ledger.find(path)
         if job is not None and self._is_known(inbox, job, found):
-            return
+            return False
         if job is not None and job.snapshot == found and self._is_held_fast(job):
             self._context.wait(job, job.reason, job.detail, CLOSED_S)
-            return
+            return False
+        is_new = job is None or job.state not in LIVE or job.snapshot.inode != found.inode
         if job is None or job.snapshot != found or job.state is not State.SEEN:
             job = self._context.ledger.see(
                 drop=inbox.name, path=path, snapshot=found, now=self._context.now()
@@ -71,8 +76,9 @@ class Intake:
             has_writer = dicom.has_writer(path, local=inbox.is_local)
         except FileProblem as problem:
             self._unreadable(inbox, job, problem)
-            return
-        self._act_on(inbox, job, look, has_writer=has_writer)
+        else:
+            self._act_on(inbox, job, look, has_writer=has_writer)
+        return is_new
 
     def _act_on(self, inbox: Inbox, job: Job, look: dicom.Look, *, has_writer: bool | None) -> None:
         settled = settle(
@@ -173,7 +179,9 @@ class Intake:
             case _:
                 assert_never(decision)
 
-    def _is_gone(self, path: bytes) -> None:
+    def _is_gone(self, inbox: Inbox, path: bytes) -> None:
         job = self._context.ledger.find(path)
-        if job is not None and job.state in (State.SEEN, State.READY, State.LEFT):
+        if job is None or job.state not in (State.SEEN, State.READY, State.LEFT):
+            return
+        if not self._context.is_offline(inbox):
             self._context.ledger.end(job, State.GONE, self._context.now())

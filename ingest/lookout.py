@@ -1,5 +1,6 @@
 """Decides what to look at next: what events tell of, what has waited, what a sweep finds."""
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -7,17 +8,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from ingest import log, watch
+from ingest import files, log, watch
 from ingest.context import Context, Inbox
 from ingest.errors import Reason
 from ingest.housekeeping import Housekeeping
 from ingest.intake import Intake
+from ingest.missed import Doubt, Missed
+from ingest.presence import Absence
 
 _log = log.get(__name__)
 
 BATCH = 200  # files looked at before hints and waiting files have their turn again,
 BATCH_S = 1.0  # or seconds, whatever is over first
 SCAN_SHARE = 20  # a quick sweep that took a second rests for 20
+OVERFLOW_S = 60.0  # without an overflow, then a further one is news
+SETTLED_NS = 1_000_000_000  # what changed so soon after a watch began may have come before it
 STANDING_S = 60.0  # a sub-folder that is empty for so long was prepared by someone
 
 
@@ -66,6 +71,7 @@ class Lookout:
             may_recover: asked before claims are put back: nobody else may work on them.
         """
         self.hints = watch.Hints()
+        self._overflows = watch.Overflows(self.hints)
         self._context = context
         self._intake = intake
         self._house = house
@@ -81,13 +87,14 @@ class Lookout:
             for inbox in context.inboxes.values()
         }
         self._watches: dict[str, watch.Watch] = {}
+        self._missed = {name: Missed() for name in context.inboxes}
         self._sweep: Iterator[tuple[Inbox, bytes]] = iter(())
         self._is_sweeping = False
         self._full_at = 0.0
         self._quick_at = 0.0
         self._tidied_at = 0.0
-        self._away: set[str] = set()
         self._unreadable: set[bytes] = set()
+        self._overflowed_at = 0.0
 
     @property
     def is_sweeping(self) -> bool:
@@ -96,6 +103,7 @@ class Lookout:
 
     def start_watching(self) -> None:
         """Have native events shorten the latency, where they tell anything."""
+        self._overflows.listen()
         for inbox in self._context.inboxes.values():
             if inbox.is_local:
                 self._watches[inbox.name] = watch.Watch(inbox.root, self.hints)
@@ -104,6 +112,11 @@ class Lookout:
         """End that; by the thread that takes the turns."""
         for watching in self._watches.values():
             watching.stop()
+        self._overflows.end()
+
+    def missed(self) -> dict[str, int]:
+        """How many files sweeps found that events had missed, by folder, since the start."""
+        return {name: self._missed[name].count for name in self._watches}
 
     def start_over(self) -> None:
         """Sweep everything again: after an error, or whatever else leaves a doubt."""
@@ -117,6 +130,7 @@ class Lookout:
     def turn(self) -> bool:
         """One turn of looking. True if there may be more to do at once."""
         now = self._context.now()
+        self._check_folders()
         self._check_watches(now)
         paths, overflowed = self.hints.take()
         for path in paths:
@@ -124,7 +138,7 @@ class Lookout:
                 return False
             self._follow(path)
         if overflowed:
-            self._full_at = 0.0
+            self._overflowed(now)
         looked = self._intake.look_at_due(BATCH)
         self._begin_sweep(now)
         swept = self._go_on_sweeping()
@@ -133,33 +147,64 @@ class Lookout:
             self._house.tidy(self._rhythm.tidy_after_s, self._excluded)
         return bool(paths) or looked == BATCH or swept
 
-    def _check_watches(self, now: float) -> None:
+    def _check_folders(self) -> None:
+        """See which drop folders are there, before anything is believed of what lies in them."""
+        before, now_offline = self._context.offline, dict[str, Absence]()
         for inbox in self._context.inboxes.values():
-            here = watch.folder_identity(inbox.root) is not None
-            if here == (inbox.name in self._away):
-                self._came_or_went(inbox, here=here)
-            watching = self._watches.get(inbox.name)
-            if watching is not None and watching.check(now):
-                self._full_at = 0.0  # what came before the watch began
-
-    def _came_or_went(self, inbox: Inbox, *, here: bool) -> None:
-        if here:
-            self._away.discard(inbox.name)
+            absence = self._context.presence.absence(inbox.root, inbox.mount)
+            if absence is not None:
+                now_offline[inbox.name] = absence
+        self._context.offline = now_offline
+        for name in now_offline.keys() - before.keys():
+            absence = now_offline[name]
+            _log.error("drop.offline", drop=name, why=absence.why, next=absence.next_step)
+        for name in before.keys() - now_offline.keys():
             self._full_at = 0.0
-            _log.info("drop.back", drop=inbox.name)
-        else:
-            self._away.add(inbox.name)
-            _log.error(
-                "drop.away",
-                drop=inbox.name,
-                why="the drop folder is gone (unmounted, renamed or removed); senders that "
-                "write there now may lose objects without knowing",
-                next="mount or make it again; it is watched again by itself",
+            _log.info("drop.back", drop=name)
+
+    def _check_watches(self, now: float) -> None:
+        for name, watching in self._watches.items():
+            if name in self._context.offline:
+                watching.stop()
+                self._missed[name].forget()
+            elif watching.check(now):
+                self._full_at = 0.0  # what came before the watch began
+                self._missed[name].forget()
+            else:
+                self._check_events(name, watching, now)
+
+    def _check_events(self, name: str, watching: watch.Watch, now: float) -> None:
+        doubt = self._missed[name].check(now)
+        if doubt is Doubt.NONE:
+            return
+        if doubt is Doubt.NEW:
+            _log.warning(
+                "watch.missed",
+                drop=name,
+                count=self._missed[name].count,
+                why="the system gave no events for files that a sweep found; none is lost",
+                next='nothing: events are asked for anew. If it comes again, set watch = "poll"',
             )
+        watching.stop()  # and the next turn builds it anew
+        self._full_at = 0.0
+
+    def _overflowed(self, now: float) -> None:
+        """Events were lost: look at everything. Say so once for each burst of files."""
+        if now >= self._overflowed_at + OVERFLOW_S:
+            _log.warning(
+                "watch.overflowed",
+                why="files came faster than the system keeps events; none is lost",
+                next="nothing: all folders are swept",
+            )
+        self._overflowed_at = now
+        self._full_at = 0.0
 
     def _follow(self, path: bytes) -> None:
         inbox = self._inbox_of(path)
         if inbox is None or watch.is_passed_over(os.path.basename(path)):
+            return
+        self._missed[inbox.name].told((path,))
+        if inbox.name in self._context.offline:
             return
         if os.path.isdir(path) and not os.path.islink(path):
             self._quick_at = 0.0  # the quick sweep finds the new folder
@@ -185,9 +230,14 @@ class Lookout:
             return
         self._is_sweeping = True
 
+    def _served(self) -> Iterator[Inbox]:
+        for name in self._context.inboxes:
+            if name not in self._context.offline:
+                yield self._context.inboxes[name]
+
     def _everything(self) -> Iterator[tuple[Inbox, bytes]]:
         recovers = self._may_recover()
-        for inbox in self._context.inboxes.values():
+        for inbox in self._served():
             if inbox.is_drop and recovers:
                 self._house.recover(inbox)
             for path in self._sources[inbox.name].everything():
@@ -195,7 +245,7 @@ class Lookout:
 
     def _changed(self, now: float) -> Iterator[tuple[Inbox, bytes]]:
         began = time.monotonic()
-        for inbox in self._context.inboxes.values():
+        for inbox in self._served():
             for path in self._sources[inbox.name].changed(int(now * 1e9)):
                 yield inbox, path
         took = time.monotonic() - began
@@ -213,8 +263,19 @@ class Lookout:
             except StopIteration:
                 self._is_sweeping = False
                 return False
-            self._intake.look(inbox, path)
+            if self._intake.look(inbox, path):
+                self._found(inbox, path)
         return True
+
+    def _found(self, inbox: Inbox, path: bytes) -> None:
+        """A sweep came upon something new: was it to be expected that an event told of it?"""
+        watching = self._watches.get(inbox.name)
+        if watching is None or not watching.began_ns or os.path.dirname(path) != inbox.root:
+            return
+        now = self._context.now()
+        with contextlib.suppress(OSError):
+            if files.snapshot(path).ctime_ns > watching.began_ns + SETTLED_NS:
+                self._missed[inbox.name].found(path, now)
 
     def _folder(self, inbox: Inbox, folder: watch.Folder) -> None:
         if not folder.is_readable:

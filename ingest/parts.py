@@ -1,25 +1,21 @@
 """Builds from the settings what the service and the commands work with."""
 
 import contextlib
-import fcntl
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from time import monotonic
-from typing import TextIO
 
-from ingest import watch
+from ingest import mounts
 from ingest.config import Drop, Settings
 from ingest.context import Inbox
-from ingest.errors import BusyError, ConfigError
+from ingest.disks import Limits
+from ingest.errors import ConfigError, LedgerError
+from ingest.ledger import Ledger
 from ingest.openrem import site
 from ingest.openrem.importers import Worker
+from ingest.presence import AUTO, Presence
 from ingest.settle import Patience
 from ingest.upkeep import DAY_S, Rules
-
-RUN = "run"  # the lock of the service
-IMPORT = "import"  # the lock of manual imports
 
 
 def real_path(path: Path) -> bytes:
@@ -47,13 +43,14 @@ def _inbox(settings: Settings, drop: Drop) -> Inbox:
         quarantine=real_path(quarantine / drop.name) if quarantine else None,
         is_local=local,
         expect=drop.expect,
+        mount=str(drop.mount),
     )
 
 
 def _is_remote(drop: Drop) -> bool:
     if drop.watch != "auto":
         return drop.watch == "poll"
-    return watch.is_network(drop.path)
+    return mounts.is_network(drop.path)
 
 
 def excluded_from(settings: Settings) -> frozenset[bytes]:
@@ -80,6 +77,23 @@ def upkeep_rules(settings: Settings) -> Rules:
     )
 
 
+def volumes_of(settings: Settings) -> dict[str, bytes]:
+    """The folders that fill up, by what they are."""
+    folders = {f"drop folder {drop.name}": real_path(drop.path) for drop in settings.drop}
+    folders["ledger"] = real_path(settings.state_dir)
+    if settings.quarantine_path is not None:
+        folders["quarantine"] = real_path(settings.quarantine_path)
+    for drop in settings.drop:
+        if drop.archive is not None:
+            folders[f"archive of {drop.name}"] = real_path(drop.archive)
+    return folders
+
+
+def limits_of(settings: Settings) -> Limits:
+    """Below what free space to warn."""
+    return Limits(free_mib=settings.disk.low, free_files=settings.disk.low_files)
+
+
 def check_folders(settings: Settings) -> None:
     """Raise `ConfigError` unless there are drop folders and they are folders.
 
@@ -90,55 +104,32 @@ def check_folders(settings: Settings) -> None:
     for number, drop in enumerate(settings.drop, start=1):
         path = os.fsencode(drop.path)  # pathlib's questions raise where a folder above is closed
         if not os.path.exists(path):
+            if _was_there(settings, drop):
+                continue
             raise ConfigError(
                 f"drop[{number}].path: {drop.path} does not exist, or may not be reached. Next: "
                 "make the folder (or mount its share), correct the path, or the rights above it"
             )
         if not os.path.isdir(path):
             raise ConfigError(f"drop[{number}].path: {drop.path} is not a folder")
-    if len({real_path(drop.path) for drop in settings.drop}) < len(settings.drop):
+    roots = [real_path(drop.path) for drop in settings.drop]
+    identities = [mounts.folder_identity(root) or root for root in roots]
+    if len(set(roots)) < len(roots) or len(set(identities)) < len(roots):
         raise ConfigError(
             "drop: two drop folders are one and the same (one of them leads to the other by a "
-            "link). Next: remove one of the two"
+            "link or a mount). Next: remove one of the two"
         )
 
 
-@contextlib.contextmanager
-def only_one(state_dir: Path, name: str, *, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold a lock on the state folder.
-
-    Raises:
-        BusyError: another process holds it, and does so for longer than ``wait_s``.
-        ConfigError: the folder can't be written.
-    """
+def _was_there(settings: Settings, drop: Drop) -> bool:
+    """Is it known from an earlier run, or said to be a share that may not be mounted yet?"""
+    if drop.mount not in (AUTO, "none"):
+        return True
     try:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        file = (state_dir / f"{name}.lock").open("w")
-    except OSError as error:
-        raise ConfigError(
-            f"state_dir: {state_dir} can't be written ({error.strerror}). Next: make the folder "
-            "for the user that openrem-ingest runs as, or name another one"
-        ) from error
-    with file:
-        if not _locked(file, wait_s):
-            raise BusyError(
-                f"another openrem-ingest {name} already works with {state_dir}. "
-                "Next: stop that one, or give this one a state_dir of its own"
-            )
-        yield
-
-
-def _locked(file: TextIO, wait_s: float) -> bool:
-    give_up_at = monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if monotonic() >= give_up_at:
-                return False
-            threading.Event().wait(0.05)
-        else:
-            return True
+        with contextlib.closing(Ledger(settings.ledger_path, read_only=True)) as ledger:
+            return Presence(ledger, learns=False).knows(real_path(drop.path))
+    except LedgerError:
+        return False
 
 
 @contextlib.contextmanager
@@ -162,15 +153,3 @@ def worker_of(settings: Settings) -> Worker:
         timeout_s=settings.openrem.timeout,
         memory_mib=settings.openrem.memory,
     )
-
-
-def is_running(state_dir: Path) -> bool:
-    """Does a service work with this state folder now?"""
-    try:
-        with (state_dir / f"{RUN}.lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # never started, or not for us to see
-        return False
-    return False

@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from ingest import __version__, files, log, parts, policy
+from ingest import __version__, files, locks, log, parts, policy
 from ingest.config import BY_HAND, Settings
 from ingest.context import Ended, Inbox
+from ingest.disks import DiskGuard
 from ingest.engine import Engine
 from ingest.errors import BusyError, IngestError, LedgerError, OpenRemUnreachable, Trouble
 from ingest.ledger import Ledger
@@ -32,6 +33,7 @@ REST_S = 5.0  # after an error that was nobody's file's
 HEARTBEAT_S = 10.0
 CLOCK_BACK_S = 2.0  # what the system clock may be set back by without notice
 CALM_S = 2 * REST_S  # without a failure, then the ledger has recovered
+MISSED = "missed by events in "  # and the name of the drop folder: what status asks the ledger for
 CHECK_S = 30.0  # between questions after OpenREM's health while nothing is imported
 
 
@@ -45,7 +47,7 @@ class Service:
         inboxes: Sequence[Inbox],
         *,
         stop: threading.Event,
-        work: str = parts.RUN,
+        work: str = locks.RUN,
         excluded: frozenset[bytes] = frozenset(),
         sources: Mapping[str, Source] | None = None,
         on_end: Callable[[Ended], None] = lambda _ended: None,
@@ -102,9 +104,11 @@ class Service:
         is_service = any(inbox.is_drop for inbox in inboxes)
         rules = parts.upkeep_rules(settings)
         self._upkeep = Upkeep(ledger, rules, self._clock, stop) if is_service else None
+        self._disks = DiskGuard(parts.volumes_of(settings), parts.limits_of(settings))
         self._ledger_health = LedgerHealth()
         self._workers = [parts.worker_of(settings) for _ in range(settings.openrem.workers)]
         self._heartbeat_at = 0.0
+        self._said_missed: dict[str, int] = {}
         self._looked_at: float | None = None
         self._progress_at = 0.0
         self._threads: list[threading.Thread] = []
@@ -117,6 +121,7 @@ class Service:
         Raises:
             IngestError: one of the threads ended by itself, which is a defect of ours.
         """
+        threading.excepthook = _thread_died
         _log.info("service.started", version=__version__, pid=os.getpid())
         self._ledger.say("openrem", "", self._clock())  # what an earlier run knew is old
         self.engine.house.adopt()
@@ -125,6 +130,11 @@ class Service:
         self._start_importing()
         self._start(self._intake_loop, "intake")
         self._start(self._upkeep_loop, "upkeep")
+        # Apart: to ask after a share whose server is gone may take for ever.
+        disks = threading.Thread(
+            target=self._disks.watch, args=(self._stop,), name="disks", daemon=True
+        )
+        disks.start()
         try:
             while not self._stop.wait(REST_S):
                 if not all(thread.is_alive() for thread in self._threads):
@@ -148,6 +158,8 @@ class Service:
         try:
             self._workers[0].hello()
             self._keep_to_the_folders()
+            if self._upkeep is not None:
+                self._disks.look()
             self._start_importing()
             while not self._stop.is_set() and not self._is_drained():
                 if not self._intake_turn():
@@ -237,9 +249,17 @@ class Service:
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + HEARTBEAT_S
             self._ledger.say("service", f"running {os.getpid()} {__version__}", now)
+            self._say_missed(now)
             self._ledger_health.works(self._ledger.check_place())
             self._ledger.clear_traces()
         return self._lookout.turn()
+
+    def _say_missed(self, now: float) -> None:
+        """Leave word for status of how many files only the sweeps found."""
+        for name, count in self._lookout.missed().items():
+            if self._said_missed.get(name) != count:
+                self._ledger.say(MISSED + name, str(count), now)
+                self._said_missed[name] = count
 
     def _check_clock(self, now: float) -> None:
         """Wait for no time that was set by a clock which was ahead."""
@@ -273,7 +293,7 @@ class Service:
         One that was killed hands over what it had.
         """
         try:
-            with parts.only_one(self._settings.state_dir, parts.IMPORT):
+            with locks.only_one(self._settings.state_dir, locks.IMPORT):
                 self._ledger.forget(BY_HAND, self._clock())
         except BusyError:
             return False
@@ -292,13 +312,23 @@ class Service:
         if self._lookout.is_sweeping or self.engine.is_busy():
             return False
         now = self._clock()
-        drops = list(self.engine.inboxes)
+        drops = self.engine.context.served()
         if self._ledger.is_due(drops, State.READY, now):
             return False
         patience_s = max(5.0, 2 * max(i.patience.quiet_s for i in self.engine.inboxes.values()))
         if now > self._progress_at + 2 * patience_s:  # somebody writes on and on
             return True
         return not self._ledger.is_due(drops, State.SEEN, now + patience_s)
+
+
+def _thread_died(died: threading.ExceptHookArgs) -> None:
+    """One of watchdog's threads, most likely: the lookout notices, and builds it anew."""
+    _log.error(
+        "thread.died",
+        error=died.exc_type.__name__,
+        detail=place_of(died.exc_value) if died.exc_value is not None else "",
+        next="nothing, if events of folders are concerned: they are asked for anew",
+    )
 
 
 class LedgerHealth:

@@ -80,6 +80,7 @@ class Setbacks:
             snapshot=job.snapshot,
         )
         try:
+            self._context.presence.check_target(inbox.quarantine)
             now_at = dispose.quarantine(claimed, job.snapshot, inbox.quarantine, why)
         except OSError as error:
             self.cannot_move(job, claimed, error)
@@ -123,13 +124,17 @@ class Setbacks:
     def start_again(self, job: Job, claimed: Claim) -> None:
         """The file isn't what we looked at: whatever lies there now is new work."""
         claim.release(claimed)
+        inbox = self._context.inboxes[job.drop]
         try:
             found = files.snapshot(job.path)
-        except FileNotFoundError:
-            self._context.ledger.end(job, State.GONE, self._context.now())
-            return
+        except OSError as error:
+            is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+            if is_gone and not self._context.is_offline(inbox):
+                self._context.ledger.end(job, State.GONE, self._context.now())
+                return
+            found = job.snapshot  # it can't be seen for now
         job = self._context.see_again(job, found)
-        quiet_s = self._context.inboxes[job.drop].patience.quiet_s
+        quiet_s = inbox.patience.quiet_s
         self._context.wait(job, Reason.CHANGED, "", quiet_s)
 
     def leave(
@@ -200,7 +205,7 @@ class Setbacks:
             )
 
 
-def place_of(error: Exception) -> str:
+def place_of(error: BaseException) -> str:
     """The function that raised it; an error's text may hold anything, so not that."""
     place = error.__traceback__
     while place is not None and place.tb_next is not None:

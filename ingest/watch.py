@@ -7,13 +7,13 @@ folder's modification time moved, in full every few minutes and after any doubt.
 """
 
 import contextlib
+import logging
 import os
 import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from watchdog.events import (
     DirCreatedEvent,
@@ -27,6 +27,7 @@ from watchdog.observers.inotify import InotifyEmitter, InotifyObserver
 from watchdog.observers.inotify_c import InotifyConstants, Mask
 
 from ingest import claim, log
+from ingest.mounts import folder_identity
 
 _log = log.get(__name__)
 
@@ -38,35 +39,11 @@ _PARTIAL = (b".part", b".partial", b".tmp", b".crdownload", b".filepart")
 _CLUTTER = frozenset({b"thumbs.db", b".ds_store", b"desktop.ini", b".directory"})
 _WHY = b".why.json"  # our own note beside a quarantined file, moved back along with it
 
-# Magic numbers of statfs(2) are not in Python; the names in /proc/mounts are.
-_NETWORK = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "ncpfs"}
-    | {"beegfs", "gfs2", "gpfs", "ocfs2", "orangefs"}  # a cluster's
-    | {"virtiofs", "vboxsf", "vmhgfs", "prl_fs"}  # folders that a virtual machine's host shares
-)
-
 
 def is_passed_over(name: bytes) -> bool:
     """Is this a download in progress, desktop clutter, or something of ours?"""
     lower = name.lower()
     return name == claim.FOLDER or lower in _CLUTTER or lower.endswith((*_PARTIAL, _WHY))
-
-
-def is_network(path: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
-    """Does the folder lie on a file system where events and leases tell nothing?
-
-    FUSE counts as network: what happens at its other side is not seen here.
-    """
-    best, kind = "", ""
-    text = str(path)
-    # Of control characters the kernel escapes but tab and newline: str.splitlines knows more.
-    for line in mounts.read_bytes().decode("utf-8", "surrogateescape").split("\n"):
-        _device, point, name, *_rest = (*line.split(" "), "", "", "")
-        point = point.encode("latin-1", "backslashreplace").decode("unicode_escape")
-        inside = text == point or text.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):
-            best, kind = point, name
-    return kind in _NETWORK or kind.startswith("fuse")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +146,12 @@ class Hints:
         self._overflowed = False
         self.arrived = threading.Event()
 
+    def overflow(self) -> None:
+        """Note that events were lost, nobody knows which."""
+        with self._lock:
+            self._overflowed = True
+        self.arrived.set()
+
     def add(self, path: bytes) -> None:
         """Note a path."""
         with self._lock:
@@ -179,7 +162,7 @@ class Hints:
         self.arrived.set()
 
     def take(self) -> tuple[list[bytes], bool]:
-        """All hints since the last call, and whether some were dropped."""
+        """All hints since the last call, and whether some were lost or dropped."""
         with self._lock:
             paths, overflowed = list(self._paths), self._overflowed
             self._paths.clear()
@@ -211,6 +194,36 @@ class _Handler(FileSystemEventHandler):
             self._hints.add(os.fsencode(event.src_path))
 
 
+class Overflows(logging.Handler):
+    """Hears from watchdog that the kernel's queue of events overflowed.
+
+    Watchdog tells of it by a line in its log, and in no other way; and whatever else it logs
+    would reach our own log unasked, with paths in it.
+    """
+
+    LOGGER = "watchdog"
+
+    def __init__(self, hints: Hints) -> None:
+        """Tell it to ``hints``."""
+        super().__init__(logging.WARNING)
+        self._hints = hints
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a line of watchdog's."""
+        if "overflow" in str(record.msg):
+            self._hints.overflow()
+
+    def listen(self) -> None:
+        """Begin to listen."""
+        logger = logging.getLogger(self.LOGGER)
+        logger.addHandler(self)
+        logger.propagate = False
+
+    def end(self) -> None:
+        """Listen no more."""
+        logging.getLogger(self.LOGGER).removeHandler(self)
+
+
 class Watch:
     """Native events of one drop folder, rebuilt when the folder is not the watched one any more."""
 
@@ -222,6 +235,7 @@ class Watch:
         self._identity: tuple[int, int] | None = None
         self._try_at = 0.0
         self._is_told = False
+        self.began_ns = 0  # when it began to watch (ns since the epoch), 0 while it doesn't
 
     def check(self, now: float) -> bool:
         """Start, or start anew, if need be. True if the folder was not watched a moment ago.
@@ -241,6 +255,7 @@ class Watch:
             self._cannot(error, now)
             return False
         self._identity, self._is_told = identity, False
+        self.began_ns = int(now * 1e9)
         return True
 
     def _cannot(self, error: OSError, now: float) -> None:
@@ -261,6 +276,7 @@ class Watch:
         if self._observer is not None:
             _abandon(self._observer)
         self._observer = self._identity = None
+        self.began_ns = 0
 
     def _is_alive(self) -> bool:
         return (
@@ -288,12 +304,3 @@ def _abandon(observer: BaseObserver) -> None:
     observer.stop()
     with contextlib.suppress(RuntimeError):  # never started
         observer.join(timeout=5)
-
-
-def folder_identity(path: bytes) -> tuple[int, int] | None:
-    """Device and inode of a folder, None if there is none at this path."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None

@@ -4,7 +4,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from ingest import claim, parts, service, watch
+from ingest import claim, locks, mounts, parts, service, watch
 from ingest.commands.once import once
 from ingest.commands.run import stopped_by_signals
 from ingest.commands.show import Run, now
@@ -55,7 +55,7 @@ def import_by_hand(settings: Settings, paths: Sequence[Path], *, delete: bool) -
             root=root,
             after="delete" if delete else "keep",
             patience=PATIENCE,
-            is_local=not watch.is_network(Path(os.fsdecode(root))),
+            is_local=not mounts.is_network(Path(os.fsdecode(root))),
             is_drop=False,
         )
         for number, root in enumerate(chosen, start=1)
@@ -64,7 +64,7 @@ def import_by_hand(settings: Settings, paths: Sequence[Path], *, delete: bool) -
     sources = {inbox.name: Chosen(chosen[inbox.root], shown) for inbox in inboxes}
     with (
         stopped_by_signals() as stop,
-        parts.only_one(settings.state_dir, parts.IMPORT, wait_s=2.0),
+        locks.only_one(settings.state_dir, locks.IMPORT, wait_s=2.0),
         parts.openrem_database(settings),
     ):
         ledger = Ledger(settings.ledger_path)
@@ -77,7 +77,7 @@ def import_by_hand(settings: Settings, paths: Sequence[Path], *, delete: bool) -
                 ledger,
                 inboxes,
                 stop=stop,
-                work=parts.IMPORT,
+                work=locks.IMPORT,
                 sources=sources,
                 on_end=shown.ended,
             )

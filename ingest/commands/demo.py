@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from ingest import config, parts
+from ingest import config, locks
 from ingest.commands.run import run, stopped_by_signals
 from ingest.commands.show import out, steps
 from ingest.errors import ConfigError
@@ -40,7 +40,7 @@ def demo(folder: Path, *, web: bool) -> int:
         private = site.build(folder / "site", steps)
         path = _configure(folder, private)
         with site.running(private):
-            if parts.is_running(folder / "state"):
+            if locks.is_running(folder / "state"):
                 steps("openrem-ingest run is at work here: drop files in, it takes them")
             else:
                 steps("ingesting the sample objects")

@@ -24,4 +24,5 @@ def once(draining: service.Service, ledger: Ledger, shown: Run) -> int:
     else:
         inboxes = list(draining.engine.inboxes.values())
         shown.left_behind(service.waiting(ledger, inboxes, limit=1000))
+        shown.offline(draining.engine.context.offline)
     return shown.finish()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from ingest import log, parts, service
+from ingest import locks, log, parts, service
 from ingest.commands.once import once
 from ingest.commands.show import Run
 from ingest.config import Settings
@@ -20,7 +20,8 @@ def run(settings: Settings, *, is_once: bool) -> int:
     parts.check_folders(settings)
     with (
         stopped_by_signals() as stop,
-        parts.only_one(settings.state_dir, parts.RUN),
+        locks.only_one(settings.state_dir, locks.RUN),
+        locks.only_one_on([inbox.root for inbox in parts.inboxes_of(settings)]),
         parts.openrem_database(settings),
     ):
         ledger = Ledger(settings.ledger_path)

@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -17,6 +17,7 @@ from ingest import log
 from ingest.context import Ended
 from ingest.errors import Reason
 from ingest.model import Job, State
+from ingest.presence import Absence
 
 
 def out() -> Console:
@@ -133,6 +134,15 @@ class Run:
             reason = job.reason or (Reason.INCOMPLETE if job.state is State.SEEN else Reason.BUSY)
             self.tally.refused[reason] += 1
             self.complain(complaint(job.path, reason, job.detail))
+
+    def offline(self, folders: Mapping[str, Absence]) -> None:
+        """Say which drop folders are not there, so that nothing of theirs was looked at."""
+        for name, absence in folders.items():
+            self._is_whole = False
+            self.complain(
+                f"openrem-ingest: drop folder {name} is offline: {absence.why}. "
+                f"Next: {absence.next_step}"
+            )
 
     def interrupted(self) -> None:
         """Say that a signal ended the run before its end."""

@@ -2,21 +2,23 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from ingest import log, parts
+from ingest import disks, locks, log, mounts, parts
 from ingest.commands.show import now, out
 from ingest.config import Drop, Settings
 from ingest.errors import LedgerError, OpenRemUnreachable, Reason
 from ingest.ledger import Ledger, Tally
 from ingest.model import Job, State
+from ingest.presence import Absence, Presence
+from ingest.service import MISSED
 
 SILENT_S = 60.0  # the service writes to its ledger every ten seconds
 _WORDS = {True: "running", False: "stopped"}
@@ -30,13 +32,16 @@ class FolderStatus:
 
     drop: str
     path: str
-    state: str  # watched | away
+    state: str  # watched | offline
+    why_offline: str
+    next: str  # what to do about that
     waiting_to_be_complete: int
     waiting_for_import: int
     in_hand: int
     done_today: int  # imported, or already there
     quarantined_today: int
     left_in_place: int
+    missed_by_events: int  # files that only a sweep found, since the service started
     stuck: dict[str, int]  # reason code -> files that wait because of it
     examples: dict[str, list[str]]  # reason code -> where some of them are
 
@@ -52,6 +57,31 @@ class OpenRemStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeStatus:
+    """One disk."""
+
+    path: str
+    holds: tuple[str, ...]
+    free_mib: int
+    free_files: int | None
+    low: bool
+    room: str  # the same in words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What the ledger knows."""
+
+    service: str  # running | stopped
+    openrem: str | None = None  # the running service's word on OpenREM
+    tallies: Sequence[Tally] = ()
+    today: Sequence[Tally] = ()
+    stuck: Sequence[Job] = ()
+    missed: Mapping[str, int] = field(default_factory=dict)
+    offline: Mapping[str, Absence] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """All of it."""
 
@@ -59,6 +89,7 @@ class Status:
     ledger: str  # what is wrong with it, and what to do; empty if nothing is
     openrem: OpenRemStatus
     quarantine: str
+    disks: tuple[VolumeStatus, ...]
     drops: tuple[FolderStatus, ...]
 
 
@@ -66,20 +97,17 @@ def status(settings: Settings, *, as_json: bool) -> int:
     """Print the status; returns the exit code."""
     try:
         ledger_word = _unwritten(settings, now())
-        service_word, openrem_word, tallies, today, stuck = _read_ledger(settings, now())
+        known = _read_ledger(settings, now())
     except LedgerError as error:
-        runs = parts.is_running(settings.state_dir)
-        service_word, openrem_word, tallies, today, stuck = _WORDS[runs], None, [], [], []
+        known = Known(service=_WORDS[locks.is_running(settings.state_dir)])
         ledger_word = str(error)
-    away = {drop.name for drop in settings.drop if not os.path.isdir(drop.path)}
     answer = Status(
-        service=service_word,
+        service=known.service,
         ledger=ledger_word,
-        openrem=_openrem(settings, openrem_word),
+        openrem=_openrem(settings, known.openrem),
         quarantine=str(settings.quarantine_path or ""),
-        drops=tuple(
-            _folder(drop, tallies, today, stuck, away=drop.name in away) for drop in settings.drop
-        ),
+        disks=_disks(settings),
+        drops=tuple(_folder(drop, known) for drop in settings.drop),
     )
     if as_json:
         click.echo(json.dumps(asdict(answer)))
@@ -90,32 +118,51 @@ def status(settings: Settings, *, as_json: bool) -> int:
     return 2 if answer.ledger else 0
 
 
-def _read_ledger(
-    settings: Settings, at: float
-) -> tuple[str, str | None, Sequence[Tally], Sequence[Tally], Sequence[Job]]:
-    """The service's state, its word on OpenREM while it runs, the counts, and what is stuck."""
+def _read_ledger(settings: Settings, at: float) -> Known:
+    runs = locks.is_running(settings.state_dir)
     if not os.path.exists(settings.ledger_path):
-        return _WORDS[parts.is_running(settings.state_dir)], None, [], [], []
-    ledger = Ledger(settings.ledger_path, read_only=True)
-    try:
-        runs = parts.is_running(settings.state_dir)
+        return Known(service=_WORDS[runs])
+    midnight = datetime.fromtimestamp(at).astimezone().replace(hour=0, minute=0, second=0)
+    names = [drop.name for drop in settings.drop]
+    with closing(Ledger(settings.ledger_path, read_only=True)) as ledger:
         openrem = ledger.said("openrem") if runs else None
-        midnight = datetime.fromtimestamp(at).astimezone().replace(hour=0, minute=0, second=0)
-        today = ledger.ends_since(midnight.timestamp())
-        return (
-            _WORDS[runs],
-            openrem[0] if openrem else None,
-            ledger.tallies(),
-            today,
-            ledger.stuck([drop.name for drop in settings.drop], limit=1000),
+        return Known(
+            service=_WORDS[runs],
+            openrem=openrem[0] if openrem else None,
+            tallies=ledger.tallies(),
+            today=ledger.ends_since(midnight.timestamp()),
+            stuck=ledger.stuck(names, limit=1000),
+            missed={name: int(said[0]) for name in names if (said := ledger.said(MISSED + name))},
+            offline=_offline(settings, Presence(ledger, learns=False)),
         )
-    finally:
-        ledger.close()
+
+
+def _offline(settings: Settings, presence: Presence) -> dict[str, Absence]:
+    found = {
+        drop.name: presence.absence(parts.real_path(drop.path), str(drop.mount))
+        for drop in settings.drop
+    }
+    return {name: absence for name, absence in found.items() if absence is not None}
+
+
+def _disks(settings: Settings) -> tuple[VolumeStatus, ...]:
+    limits = parts.limits_of(settings)
+    return tuple(
+        VolumeStatus(
+            path=volume.path,
+            holds=volume.holds,
+            free_mib=volume.free_mib,
+            free_files=volume.free_files,
+            low=volume.is_low(limits),
+            room=volume.room,
+        )
+        for volume in disks.volumes(parts.volumes_of(settings))
+    )
 
 
 def _unwritten(settings: Settings, at: float) -> str:
     """What is to be said of a running service that has not written to its ledger for a while."""
-    if not parts.is_running(settings.state_dir):
+    if not locks.is_running(settings.state_dir):
         return ""
     path = settings.ledger_path
     if not os.path.exists(path):
@@ -155,26 +202,20 @@ def _unreachable(reason: Reason, detail: str) -> OpenRemStatus:
     return OpenRemStatus(reachable=False, reason=reason.code, why=why, next=reason.next_step)
 
 
-def _folder(
-    drop: Drop,
-    tallies: Sequence[Tally],
-    today: Sequence[Tally],
-    stuck_jobs: Sequence[Job],
-    *,
-    away: bool,
-) -> FolderStatus:
+def _folder(drop: Drop, known: Known) -> FolderStatus:
     name = drop.name
+    absence = known.offline.get(name) or _gone(drop)
 
     def count(source: Sequence[Tally], *states: State) -> int:
         return sum(t.count for t in source if t.drop == name and t.state in states)
 
     stuck: dict[str, int] = {}
-    for tally in tallies:
+    for tally in known.tallies:
         waits = tally.state in PENDING or tally.state is State.LEFT
         if tally.drop == name and waits and tally.reason is not None:
             stuck[tally.reason.code] = stuck.get(tally.reason.code, 0) + tally.count
     examples: dict[str, list[str]] = {code: [] for code in stuck}
-    for job in stuck_jobs:
+    for job in known.stuck:
         if job.drop == name and job.reason is not None:
             some = examples.setdefault(job.reason.code, [])
             if len(some) < EXAMPLES:
@@ -182,13 +223,16 @@ def _folder(
     return FolderStatus(
         drop=name,
         path=str(drop.path),
-        state="away" if away else "watched",
-        waiting_to_be_complete=count(tallies, State.SEEN),
-        waiting_for_import=count(tallies, State.READY),
-        in_hand=count(tallies, State.CLAIMED, State.PROVEN, State.REJECTED),
-        done_today=count(today, State.DONE),
-        quarantined_today=count(today, State.QUARANTINED),
-        left_in_place=count(tallies, State.LEFT),
+        state="offline" if absence else "watched",
+        why_offline=absence.why if absence else "",
+        next=absence.next_step if absence else "",
+        waiting_to_be_complete=count(known.tallies, State.SEEN),
+        waiting_for_import=count(known.tallies, State.READY),
+        in_hand=count(known.tallies, State.CLAIMED, State.PROVEN, State.REJECTED),
+        done_today=count(known.today, State.DONE),
+        quarantined_today=count(known.today, State.QUARANTINED),
+        left_in_place=count(known.tallies, State.LEFT),
+        missed_by_events=known.missed.get(name, 0),
         stuck=stuck,
         examples=examples,
     )
@@ -209,7 +253,7 @@ def _print(answer: Status) -> None:
         table.add_column(heading, justify="left" if heading == "Folder" else "right")
     table.add_column("Quarantined today", justify="right")
     for drop in answer.drops:
-        name = f"{drop.drop} (AWAY)" if drop.state == "away" else drop.drop
+        name = f"{drop.drop} (OFFLINE)" if drop.state == "offline" else drop.drop
         counts = (
             drop.waiting_to_be_complete,
             drop.waiting_for_import,
@@ -219,15 +263,36 @@ def _print(answer: Status) -> None:
         )
         table.add_row(name, *map(str, counts))
     console.print(table)
+    _print_disks(console, answer.disks)
     for drop in answer.drops:
         _print_troubles(console, drop)
     if any(drop.quarantined_today for drop in answer.drops):
         console.print(f"Quarantine, each file with its reason beside it: {answer.quarantine}")
 
 
+def _print_disks(console: Console, found: Sequence[VolumeStatus]) -> None:
+    for volume in found:
+        if volume.low:
+            console.print(
+                f"Disk low: {volume.room} on {volume.path} ({', '.join(volume.holds)}). Senders "
+                "such as Conquest lose objects in silence on a full disk. Next: free space on it."
+            )
+
+
+def _gone(drop: Drop) -> Absence | None:
+    """Without a ledger it is not known whether a share should be there, but a folder must be."""
+    if mounts.folder_identity(os.fsencode(drop.path)) is not None:
+        return None
+    return Absence(why="the folder is gone", next_step="mount or make it again")
+
+
 def _print_troubles(console: Console, drop: FolderStatus) -> None:
-    if drop.state == "away":
-        console.print(f"{drop.drop}: {drop.path} is gone. Next: mount or make it again.")
+    if drop.state == "offline":
+        console.print(f"{drop.drop}: offline, {drop.why_offline}. Next: {drop.next}.")
+    if drop.missed_by_events:
+        console.print(
+            f"{drop.drop}: events missed {drop.missed_by_events} files, which the sweep found."
+        )
     for code, number in sorted(drop.stuck.items()):
         reason = Reason.from_code(code)
         console.print(f"{drop.drop}: {number} waiting: {reason.why}. Next: {reason.next_step}.")

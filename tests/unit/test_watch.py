@@ -22,8 +22,6 @@ from ingest.watch import (
     Hints,
     Tree,
     Watch,
-    folder_identity,
-    is_network,
     is_passed_over,
 )
 from tests.strategies import AWKWARD_NAMES, names
@@ -537,76 +535,5 @@ def test_a_watch_may_be_stopped_twice_and_before_it_began(root: bytes) -> None:
     watching.stop()
 
 
-def test_a_folders_identity_is_none_where_there_is_no_folder(root: bytes) -> None:
-    status = os.stat(root)
-
-    assert folder_identity(root) == (status.st_dev, status.st_ino)
-    assert folder_identity(root + b"/none") is None
-    assert folder_identity(put(root + b"/file")) is None
-
-
 def test_the_folder_of_claims_is_not_swept() -> None:
     assert is_passed_over(claim.FOLDER)
-
-
-# -- file systems --------------------------------------------------------------------------------
-
-
-MOUNTS = """\
-/dev/sda1 / ext4 rw,relatime 0 0
-tmpfs /run tmpfs rw 0 0
-server:/dose /mnt/dose nfs4 rw,vers=4.2 0 0
-//server/my\\040share /mnt/my\\040share cifs rw 0 0
-/dev/sdb1 /mnt/dose/local ext4 rw 0 0
-sshfs#x /home/u/remote fuse.sshfs rw 0 0
-server:/ü /mnt/größe\\134tab\\011end nfs rw 0 0
-server:/e /mnt/€ nfs rw 0 0
-host /mnt/shared virtiofs rw 0 0
-/dev/sdc1 /over ext4 rw 0 0
-server:/over /over nfs rw 0 0
-odd\u2028device /mnt/line\u2028break\x0b nfs rw 0 0
-short line
-"""
-
-
-@pytest.mark.parametrize(
-    ("path", "network"),
-    [
-        ("/", False),
-        ("/var/dose", False),
-        ("/run/x", False),
-        ("/mnt/dose", True),
-        ("/mnt/dose/sr", True),
-        ("/mnt/dosedata", False),
-        ("/mnt/dose/local/sr", False),
-        ("/mnt/my share/sr", True),
-        ("/mnt/my", False),
-        ("/home/u/remote/sr", True),
-        ("/mnt/größe\\tab\tend/sr", True),
-        ("/mnt/€/sr", True),
-        ("/mnt/shared", True),
-        ("/over/sr", True),  # the later mount hides the earlier
-        ("/mnt/line\u2028break\x0b/sr", True),
-    ],
-)
-def test_network_file_systems_are_known_by_their_mounts(
-    tmp_path: Path, path: str, network: bool
-) -> None:
-    mounts = tmp_path / "mounts"
-    mounts.write_text(MOUNTS, encoding="utf-8", newline="")
-
-    assert is_network(Path(path), mounts) is network
-
-
-def test_this_machines_own_mounts_can_be_read() -> None:
-    assert not is_network(Path("/proc"))
-
-
-@given(content=st.binary(max_size=200))
-def test_whatever_the_mounts_say_nothing_breaks(
-    content: bytes, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    mounts = tmp_path_factory.mktemp("mounts") / "mounts"
-    mounts.write_bytes(content)
-
-    assert is_network(Path("/x"), mounts) in {True, False}
