@@ -95,6 +95,7 @@ class Lookout:
         self._tidied_at = 0.0
         self._unreadable: set[bytes] = set()
         self._overflowed_at = 0.0
+        self._excuses_at_end = False  # of the sweep that goes on
 
     @property
     def is_sweeping(self) -> bool:
@@ -197,7 +198,13 @@ class Lookout:
                 next="nothing: all folders are swept",
             )
         self._overflowed_at = now
+        self._excuse(begins=True)
         self._full_at = 0.0
+
+    def _excuse(self, *, begins: bool) -> None:
+        self._excuses_at_end = False
+        for missed in self._missed.values():
+            missed.excuse(begins=begins)
 
     def _follow(self, path: bytes) -> None:
         inbox = self._inbox_of(path)
@@ -224,6 +231,7 @@ class Lookout:
         if now >= self._full_at:
             self._full_at = now + self._rhythm.full_s
             self._sweep = self._everything()
+            self._excuses_at_end = True
         elif now >= self._quick_at:
             self._sweep = self._changed(now)
         else:
@@ -262,6 +270,8 @@ class Lookout:
                 inbox, path = next(self._sweep)
             except StopIteration:
                 self._is_sweeping = False
+                if self._excuses_at_end:  # all that an overflow had hidden is found
+                    self._excuse(begins=False)
                 return False
             if self._intake.look(inbox, path):
                 self._found(inbox, path)

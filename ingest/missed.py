@@ -29,13 +29,17 @@ class Missed:
     def __init__(self) -> None:
         """None so far."""
         self.count = 0
+        self._is_excused = False
         self._open: OrderedDict[bytes, float] = OrderedDict()  # path -> when its time is over
         self._reported = 0
         self._missed_at = self._doubted_at = float("-inf")
 
     def found(self, path: bytes, now: float) -> None:
         """A sweep came upon a file that nobody had told of."""
-        if len(self._open) >= MAX_OPEN:
+        if self._is_excused:
+            self.count += 1
+            self._reported += 1
+        elif len(self._open) >= MAX_OPEN:
             self.count += 1
         elif path not in self._open:
             self._open[path] = now + GRACE_S
@@ -45,6 +49,14 @@ class Missed:
         if self._open:
             for path in paths:
                 self._open.pop(path, None)
+
+    def excuse(self, *, begins: bool) -> None:
+        """Events are known to be lost (or all that they hid is found): a miss is no news."""
+        self._is_excused = begins
+        if begins:
+            self.count += len(self._open)
+            self._reported += len(self._open)
+            self._open.clear()
 
     def forget(self) -> None:
         """Expect no events any more."""

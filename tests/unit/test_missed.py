@@ -64,3 +64,16 @@ def test_a_watch_that_begins_anew_has_nothing_to_answer_for() -> None:
     missed.forget()
     assert missed.check(LATER_S) is Doubt.NONE
     assert missed.count == 0
+
+
+def test_what_a_known_loss_hid_is_counted_and_puts_nothing_in_doubt() -> None:
+    missed = Missed()
+    missed.found(b"/before", 0.0)
+    missed.excuse(begins=True)
+    missed.found(b"/a", 0.0)
+    assert missed.check(LATER_S) is Doubt.NONE
+    assert missed.count == 2
+    missed.excuse(begins=False)
+    missed.found(b"/b", LATER_S)
+    assert missed.check(2 * LATER_S) is Doubt.NEW
+    assert missed.count == 3
