@@ -190,16 +190,20 @@ class Ledger(LedgerFile):
 
     def due(self, drops: Sequence[str], now: float, limit: int) -> list[Job]:
         """Files not yet complete, or left with a passing hindrance, whose time has come."""
-        rows = self.rows(
-            f"""
-            SELECT {_COLUMNS} FROM job
-            WHERE drop_name IN (SELECT value FROM json_each(?))
-              AND state IN ('SEEN', 'LEFT') AND not_before <= ?
-            ORDER BY not_before LIMIT ?
-            """,  # noqa: S608 - our own columns
-            (json.dumps(list(drops)), now, limit),
-        )
-        return [_job(row) for row in rows]
+        # One by one, as in next_ready: so the index gives the order.
+        jobs = [
+            _job(row)
+            for drop in drops
+            for state in (State.SEEN, State.LEFT)
+            for row in self.rows(
+                f"""
+                SELECT {_COLUMNS} FROM job WHERE drop_name = ? AND state = ? AND not_before <= ?
+                ORDER BY not_before LIMIT ?
+                """,  # noqa: S608 - our own columns
+                (drop, state.name, now, limit),
+            )
+        ]
+        return sorted(jobs, key=lambda job: job.not_before)[:limit]
 
     def is_due(self, drops: Sequence[str], state: State, by: float) -> bool:
         """Is there a file in this state whose time comes until then (seconds since the epoch)?"""
