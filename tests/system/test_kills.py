@@ -47,7 +47,7 @@ setattr(holder, last, deadly)
 """
 
 # Runs in OpenREM's interpreter before anything else: at a certain step of an import it kills the
-# service, or itself, but only once.
+# service, itself, or both, but only once.
 _KILLS = """
 import json, os, signal
 import pydicom
@@ -62,7 +62,9 @@ def at(step):
         os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return
-    os.kill(os.getppid() if victim == "the service" else os.getpid(), signal.SIGKILL)
+    for pid in {{"the service": [os.getppid()], "itself": [os.getpid()],
+                "both": [os.getppid(), os.getpid()]}}[victim]:
+        os.kill(pid, signal.SIGKILL)
 def around(holder, name, before, after):
     plain = getattr(holder, name)
     def called(*args, **kwargs):
@@ -276,8 +278,18 @@ def test_the_service_is_killed_at_each_step_of_openrem(
     ground: Ground, kind: str, step: str
 ) -> None:
     """OpenREM's process goes on without it, and the next service finds what it left."""
+    _is_killed_by_openrem(ground, kind, "the service", step)
+
+
+@pytest.mark.parametrize("step", ["after the lock", "after write 12", "after the commit"])
+def test_both_are_killed_at_once(ground: Ground, step: str) -> None:
+    """As when a container is killed: what was not committed is undone."""
+    _is_killed_by_openrem(ground, "two images", "both", step)
+
+
+def _is_killed_by_openrem(ground: Ground, kind: str, victim: str, step: str) -> None:
     objects = _study(kind)
-    _killing(ground, "the service", step, objects)
+    _killing(ground, victim, step, objects)
     _is_killed(ground.service())
     assert lost(ground, objects) == []
     ground.service()
