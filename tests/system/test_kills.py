@@ -389,7 +389,7 @@ class _Killer:
             until(lambda: not lost(self.ground, self.sent), f"nothing is lost; {self}")
             return service
         service.kill()
-        assert lost(self.ground, self.sent) == [], self
+        assert lost(self.ground, self.sent) == [], str(self)
         return self.ground.service()
 
 
@@ -405,7 +405,7 @@ def test_killed_at_random_moments(
     service = killer.go_on()
     until(ground.is_empty, f"all have gone their way; {killer}")
     given_up = ground.quarantined()
-    assert set(given_up.values()) <= {"worker-died"}, (given_up, killer)
+    assert set(given_up.values()) <= {"worker-died"}, (given_up, str(killer))
     if given_up:
         said = ground.says("retry", "--all")
         assert said.code == 0, said
