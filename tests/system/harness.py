@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -250,13 +251,17 @@ class Ground:
         """All folders below the drop folders."""
         return [path for path in self.root.glob("dosedata/[mds]*/**/*") if path.is_dir()]
 
+    def is_tidy(self) -> bool:
+        """Whether nothing of ours is left in the drop folders."""
+        return not any((self.drop(name) / ".ingest").exists() for name in EXPECT)
+
+    def quarantined_files(self) -> list[bytes]:
+        """The files in quarantine, relative to it."""
+        return [name for name in files_below(self.failed) if not name.endswith(b".why.json")]
+
     def quarantined(self) -> dict[bytes, str]:
-        """The files in quarantine (relative to it), with the reason written beside each."""
-        found: dict[bytes, str] = {}
-        for name in files_below(self.failed):
-            if not name.endswith(b".why.json"):
-                found[name] = self.why(name)["reason"]
-        return found
+        """The same, with the reason written beside each."""
+        return {name: self.why(name)["reason"] for name in self.quarantined_files()}
 
     def why(self, name: bytes) -> dict[str, Any]:
         """What is written beside a quarantined file."""
@@ -277,12 +282,17 @@ class Ground:
 
     # -- the program -------------------------------------------------------------------------
 
-    def service(self, *, weak: bool = False) -> Service:
-        """Start `run`; ``weak``: without the rights that only root has."""
+    def service(self, *, weak: bool = False, first: str = "") -> Service:
+        """Start `run`.
+
+        Args:
+            weak: without the rights that only root has.
+            first: what its interpreter runs before anything else.
+        """
         log = self.root / f"run-{len(self.services)}.stderr"
         with log.open("wb") as err:
             process = subprocess.Popen(
-                self._argv(("run",), weak=weak),
+                self._argv(("run",), weak=weak, first=first),
                 cwd=self.root,
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
@@ -329,9 +339,16 @@ class Ground:
         )
 
     def _argv(
-        self, arguments: Sequence[str | bytes | Path], *, weak: bool = False, config: bool = True
+        self,
+        arguments: Sequence[str | bytes | Path],
+        *,
+        weak: bool = False,
+        config: bool = True,
+        first: str = "",
     ) -> list[str | bytes | Path]:
         program: list[str | bytes | Path] = [sys.executable, "-m", "ingest"]
+        if first:
+            program[1:] = ["-c", f"{first}\nfrom ingest.cli import main\nmain()"]
         if weak and os.geteuid() == 0:
             program = [sys.executable, "-c", _WITHOUT_RIGHTS, *program]
         if config:
@@ -388,6 +405,35 @@ class Ground:
                 f"WHERE sop_instance_uid = '{sop_uid(content)}'"
             )
         )
+
+    def recorded(self) -> set[str]:
+        """The UIDs of all studies and objects that OpenREM has recorded."""
+        return {
+            uid
+            for (uid,) in self.query(
+                "SELECT study_instance_uid FROM remapp_generalstudymoduleattr "
+                "UNION SELECT sop_instance_uid FROM remapp_objectuidsprocessed"
+            )
+        }
+
+    def double_scanners(self) -> int:
+        """How many scanners have another row: OpenREM fails on everything that they send."""
+        return self.number(
+            "SELECT count(*) - count(DISTINCT to_jsonb(one) - 'id') "
+            "FROM remapp_uniqueequipmentnames AS one"
+        )
+
+    # -- the ledger --------------------------------------------------------------------------
+
+    def history(self, content: bytes) -> list[str]:
+        """The states of an object since it was read, in order."""
+        sql = "SELECT state FROM event WHERE sop_uid = ? ORDER BY rowid"
+        return [str(state) for (state,) in self.ledger(sql, sop_uid(content))]
+
+    def ledger(self, sql: str, *values: str) -> list[tuple[Any, ...]]:
+        """Ask the ledger."""
+        with closing(sqlite3.connect(self.state / "ledger.sqlite")) as connection:
+            return connection.execute(sql, values).fetchall()
 
 
 _HELD = """
@@ -492,11 +538,13 @@ def written(dataset: Dataset) -> bytes:
     return buffer.getvalue()
 
 
+@cache
 def sop_uid(content: bytes) -> str:
     """An object's SOP Instance UID."""
     return str(dcmread(io.BytesIO(content), stop_before_pixels=True).SOPInstanceUID)
 
 
+@cache
 def study_uid(content: bytes) -> str:
     """An object's Study Instance UID."""
     return str(dcmread(io.BytesIO(content), stop_before_pixels=True).StudyInstanceUID)
