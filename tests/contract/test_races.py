@@ -199,15 +199,17 @@ def at_once(workers: Sequence[Worker], pair: Pair, lead_s: float) -> list[Verdic
         return list(pool.map(one, workers, pair, (max(0.0, -lead_s), max(0.0, lead_s))))
 
 
-def one_after_the_other(worker: Worker, paths: Sequence[Path]) -> list[Verdict]:
-    """Import them without any race."""
-    return [imported(worker, path) for path in paths]
-
-
 def proven(verdicts: Sequence[Verdict]) -> list[bool]:
     """What of a pair was there already; `AssertionError` if it is not proven."""
     assert all(isinstance(verdict, Proof) for verdict in verdicts), verdicts
     return sorted(verdict.already for verdict in verdicts if isinstance(verdict, Proof))
+
+
+def calmly(made: Round, worker: Worker) -> list[bool]:
+    """Import them one after the other; what of the pair was there already."""
+    for path in made.before:
+        imported(worker, path)
+    return proven([imported(worker, path) for path in made.pair])
 
 
 def held(site: Site, database: str) -> Counter[tuple[str, ...]]:
@@ -242,17 +244,16 @@ def test_two_at_once_are_as_one_after_the_other(
     leads = random.Random(SEED)  # noqa: S311 - not a secret
     with two_workers(site, database) as workers:
         # The first round leaves the scanner and the codes, which are made once.
-        for _ in range(2):
-            start, start_held = rows(site, database), held(site, database)
-            made = race(tmp_path, corpus)
-            one_after_the_other(workers[0], made.before)
-            was_there = proven(one_after_the_other(workers[0], made.pair))
-            a_round = grown(start, rows(site, database))
-            a_round_held = grown(start_held, held(site, database))
+        calmly(race(tmp_path, corpus), workers[0])
+        start, start_held = rows(site, database), held(site, database)
+        was_there = calmly(race(tmp_path, corpus), workers[0])
+        a_round = grown(start, rows(site, database))
+        a_round_held = grown(start_held, held(site, database))
         start, start_held = rows(site, database), held(site, database)
         for _ in range(ROUNDS):
             made = race(tmp_path, corpus)
-            one_after_the_other(workers[0], made.before)
+            for path in made.before:
+                imported(workers[0], path)
             lead_s = leads.uniform(-HEAD_START_S, HEAD_START_S)
             assert proven(at_once(workers, made.pair, lead_s)) == was_there
         hello = workers[0].hello()
@@ -273,16 +274,16 @@ def test_the_first_two_fluoroscopy_reports_of_a_new_openrem(
         f"DELETE FROM {table};" for table in fresh if not fresh[table] or table in MADE_LATER
     )
 
-    def anew() -> Pair:
+    def anew() -> Round:
         query(site, renew, database)
-        return first_two_fluoroscopy_reports(tmp_path, corpus).pair
+        return first_two_fluoroscopy_reports(tmp_path, corpus)
 
     with two_workers(site, database) as workers:
-        proven(one_after_the_other(workers[0], anew()))
+        calmly(anew(), workers[0])
         wanted, wanted_held = rows(site, database), held(site, database)
         assert [wanted[table] for table in MADE_LATER] == [1, 1]
         for _ in range(ROUNDS):
             lead_s = leads.uniform(-HEAD_START_S, HEAD_START_S)
-            assert proven(at_once(workers, anew(), lead_s)) == [False, False]
+            assert proven(at_once(workers, anew().pair, lead_s)) == [False, False]
             assert held(site, database) == wanted_held
             assert rows(site, database) == wanted

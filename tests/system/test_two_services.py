@@ -47,7 +47,7 @@ def test_what_two_services_bring_at_once_is_there_once(
     for number, (first, second) in enumerate(pairs):
         one.put(name, f"{number}.dcm", first)
         two.put(name, f"{number}.dcm", second)
-    until(lambda: one.is_empty() and two.is_empty(), "all are imported", deadline_s=3 * PAIRS)
+    until(lambda: one.is_empty() and two.is_empty(), "all are imported", deadline_s=2 * PAIRS)
     for service in services:
         service.stop()
         assert not service.has_said("file.will-retry")
