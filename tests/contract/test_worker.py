@@ -3,10 +3,7 @@
 import os
 import shutil
 import signal
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import pydicom
@@ -121,71 +118,6 @@ def test_database_killed_in_mid_import(
         assert count("irradeventxraydata") == 0
         assert isinstance(imported(worker, path), Proof)
     assert count("irradeventxraydata") == 89
-
-
-def _together(calls: Sequence[Callable[[], Proof | Shortfall]]) -> list[Proof | Shortfall]:
-    """Make these calls at the same moment; returns what they returned."""
-    barrier = threading.Barrier(len(calls))
-
-    def one(call: Callable[[], Proof | Shortfall]) -> Proof | Shortfall:
-        barrier.wait()
-        return call()
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(one, calls))
-
-
-def test_two_workers_at_once(
-    site: Site, database: str, tmp_path: Path, count: Callable[[str], int]
-) -> None:
-    """New scanner, new study, same object: what breaks OpenREM without the lock stays right."""
-    rounds = 6
-    with real.a_worker(site, database) as one, real.a_worker(site, database) as two:
-        for number in range(rounds):
-            study = generate_uid()
-
-            def on_new_scanner(dataset: pydicom.FileDataset, number: int = number) -> None:
-                dataset.StationName = f"NEW-{number}"
-
-            def of_one_study(
-                dataset: pydicom.FileDataset, number: int = number, study: str = study
-            ) -> None:
-                dataset.StationName = f"DX-{number}"
-                dataset.StudyInstanceUID = study
-
-            def later(
-                dataset: pydicom.FileDataset, study: str = study, number: int = number
-            ) -> None:
-                of_one_study(dataset, number, study)
-                dataset.AcquisitionTime = "101112.5"
-
-            pairs = [
-                [
-                    objects.variant(objects.CT_REPORT, tmp_path / f"a{number}", on_new_scanner),
-                    objects.variant(objects.CT_REPORT, tmp_path / f"b{number}", on_new_scanner),
-                ],
-                [objects.variant(objects.RF_REPORT, tmp_path / f"c{number}", on_new_scanner)] * 2,
-                [
-                    objects.variant(objects.DX_IMAGE, tmp_path / f"d{number}", of_one_study),
-                    objects.variant(objects.DX_IMAGE, tmp_path / f"e{number}", later),
-                ],
-            ]
-            for pair in pairs:
-                verdicts = _together(
-                    [
-                        partial(imported, worker, path)
-                        for worker, path in zip((one, two), pair, strict=True)
-                    ]
-                )
-                assert all(isinstance(verdict, Proof) for verdict in verdicts), verdicts
-    assert count("generalstudymoduleattr") == rounds * 4
-    assert count("ctirradiationeventdata") == rounds * 6
-    assert count("irradeventxraydata") == rounds * (4 + 2)
-    assert count("uniqueequipmentnames") == rounds * 3
-    sums = query(
-        site, "SELECT DISTINCT number_of_events FROM remapp_generalstudymoduleattr", database
-    )
-    assert sorted(sums) == [("2",), ("3",), ("4",)]
 
 
 def test_a_value_too_long_is_refused_and_undone(site: Site, database: str, tmp_path: Path) -> None:

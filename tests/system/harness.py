@@ -395,7 +395,7 @@ class Ground:
 
     def held(self) -> list[tuple[str, ...]]:
         """Each study with the number of its events, counted and as recorded."""
-        return self.query(_HELD)
+        return self.query(HELD)
 
     def holds(self, content: bytes) -> bool:
         """Whether OpenREM has recorded this object."""
@@ -436,7 +436,7 @@ class Ground:
             return connection.execute(sql, values).fetchall()
 
 
-_HELD = """
+HELD = """
 SELECT study.study_instance_uid, study.modality_type, study.number_of_events,
        (SELECT count(*) FROM remapp_irradeventxraydata AS event
         JOIN remapp_projectionxrayradiationdose AS dose
