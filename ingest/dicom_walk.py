@@ -63,6 +63,9 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xE000, 0xE00D, 0xE0DD
 _MAY_FOLLOW = ({_ITEM_END}, {_ITEM, _SEQUENCE_END})  # which of them in an item, in a sequence
 _UNDEFINED = 0xFFFF_FFFF
 _LEADS_OUT = "a length that leads out of what it is in"
+# The end of an item has no length (PS3.5 section 7.5). pydicom would skip as much as it says, and
+# with it the next events; at the end of a sequence it doesn't.
+_NO_END = "a delimiter of something else, or with a length"
 
 # PS3.5 section 7.1.2: the VRs with a 16-bit length, and those with a 32-bit length.
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
@@ -253,10 +256,12 @@ class _Walk:
             item = _Level(_end(offset, length), is_sequence=False, syntax=syntax)
             self._enter(item, offset)
             return offset
-        if level.end is None and number == (_SEQUENCE_END if level.is_sequence else _ITEM_END):
+        if level.end is None and (
+            number == _SEQUENCE_END if level.is_sequence else number == _ITEM_END and not length
+        ):
             self._levels.pop()
             return offset
-        raise self._bad(offset - 8, "a delimiter of something else")
+        raise self._bad(offset - 8, _NO_END)
 
     def _opened(self, element: _Element, syntax: Syntax) -> tuple[int, _Level]:
         if element.vr == b"UN" and not syntax.is_little:
@@ -322,8 +327,8 @@ class _Walk:
             if group != _DELIMITERS:
                 if depth & 1 or group < _FIRST_GROUP:
                     raise self._bad(base + index, "neither an item nor an element")
-            elif number not in _MAY_FOLLOW[depth & 1]:
-                raise self._bad(base + index, "a delimiter of something else")
+            elif number not in _MAY_FOLLOW[depth & 1] or (number == _ITEM_END and length):
+                raise self._bad(base + index, _NO_END)
             elif number != _ITEM:
                 depth, length = depth - 1, 0
             index += 8
@@ -353,10 +358,10 @@ class _Walk:
             group, number, vr, length = unpack(data, index)
             self._count += 1
             index += 8
+            if group == _DELIMITERS:
+                return self._end_item(base + index, number)
             if vr in _SHORT:
                 index += length
-            elif group == _DELIMITERS:
-                return self._end_item(base + index, number)
             else:
                 length = self._long(data, index, vr, syntax)
                 index += 4
@@ -404,8 +409,9 @@ class _Walk:
             raise _too_deep()
 
     def _end_item(self, offset: int, number: int) -> int:
-        if number != _ITEM_END:
-            raise self._bad(offset - 8, "a delimiter where an element should be")
+        index = offset - self.window.base
+        if number != _ITEM_END or any(self.window.data[index - 4 : index]):
+            raise self._bad(offset - 8, _NO_END)
         self._stack.pop()
         return offset
 

@@ -67,16 +67,28 @@ class Mutant:
 # -- sound objects -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class Sound:
-    """An object to be damaged."""
+    """An object to be damaged. It is read once; what is made of it has all in the same places."""
 
-    content: bytes
-    is_deflated: bool = False  # it becomes so after it got UIDs of its own
+    def __init__(self, content: bytes, *, is_deflated: bool = False) -> None:
+        """Read it; ``is_deflated``: what is made of it becomes so at last."""
+        self.is_deflated = is_deflated
+        self.read = found = strict.read(content)
+        self.all = list(found.all())
+        own = (0x00080018, 0x0020000D, EVENT_UID)
+        uids = {found.value(one).rstrip(b"\0 ") for one in self.all if one.tag in own}
+        # Room enough that no two are the same.
+        self._uids = sorted((uid for uid in uids if len(uid) > 12), key=len, reverse=True)
+        self._patient = found.find(PATIENT_ID)
 
     def fresh(self, chance: random.Random) -> bytes:
-        """The same object with UIDs and a patient ID of its own."""
-        content = fresh(self.content, chance)
+        """The same object with UIDs and a patient ID of its own, each as long as it was."""
+        content = self.read.content
+        for uid in self._uids:
+            content = content.replace(uid, b"2.25." + _digits(len(uid) - 5, chance))
+        if self._patient is not None:
+            start, end = self._patient.value_at, self._patient.end
+            content = content[:start] + _digits(end - start, chance) + content[end:]
         return encoded(content, DeflatedExplicitVRLittleEndian) if self.is_deflated else content
 
 
@@ -144,21 +156,6 @@ def _bytes_of(dataset: FileDataset) -> bytes:
     return buffer.getvalue()
 
 
-def fresh(content: bytes, chance: random.Random) -> bytes:
-    """The same object with UIDs and a patient ID of its own, each as long as it was."""
-    found = strict.read(content)
-    own = (0x00080018, 0x0020000D, EVENT_UID)
-    old = {found.value(one).rstrip(b"\0 ") for one in found.all() if one.tag in own}
-    for uid in sorted(old, key=len, reverse=True):
-        if len(uid) > 12:  # room enough that no two are the same
-            content = content.replace(uid, b"2.25." + _digits(len(uid) - 5, chance))
-    patient = found.find(PATIENT_ID)
-    if patient is not None:
-        digits = _digits(patient.end - patient.value_at, chance)
-        content = content[: patient.value_at] + digits + content[patient.end :]
-    return content
-
-
 def _digits(number: int, chance: random.Random) -> bytes:
     return bytes(chance.choices(b"123456789", k=number))
 
@@ -174,16 +171,16 @@ def cuts(report: bytes) -> list[Mutant]:
 # -- hostile ones --------------------------------------------------------------------------------
 
 
-def hostile(folder: Path, seed: int = SEED) -> Iterator[Mutant]:
+def hostile(folder: Path, many: int = 1_000_000) -> Iterator[Mutant]:
     """What somebody would make who wants a reader to fall over.
 
     Args:
         folder: for what is made on the way.
-        seed: makes the UIDs.
+        many: how many items or elements are countless.
     """
-    chance = random.Random(seed)  # noqa: S311 - chance that repeats itself
+    chance = random.Random(SEED)  # noqa: S311 - chance that repeats itself
     yield from _nested(chance)
-    yield from _countless(chance)
+    yield from _countless(chance, many)
     bomb = objects.deflated(objects.DX_IMAGE, folder / "bomb", 1 << 30).read_bytes()
     yield Mutant("a deflated bomb", bomb)
     yield Mutant("a deflated bomb, cut", bomb[: len(bomb) // 8])
@@ -218,20 +215,22 @@ def _nested(chance: random.Random) -> Iterator[Mutant]:
         }
         for kind, nested in forms.items():
             yield Mutant(kind, _image_with(chance, _PRIVATE + nested))
-    yield Mutant("nested content", report_with(chance, nested_content(1500)))
+        yield Mutant("nested content", report_with(chance, nested_content(depth // 20)))
+    half = struct.pack("<HHLHH2sH4s", 0xFFFE, 0xE000, 12, 0x0018, 0x9306, b"FD", 4, b"half")
+    for depth in (5, 15, 50):
+        yield Mutant("nested bad value", report_with(chance, nested_content(depth, half)))
 
 
-def _countless(chance: random.Random) -> Iterator[Mutant]:
-    items = _EMPTY_ITEM * 1_000_000
+def _countless(chance: random.Random, many: int) -> Iterator[Mutant]:
+    items = _EMPTY_ITEM * many
     for vr in (b"SQ", b"UN"):
         sequence = _PRIVATE + _private(vr, _UNDEFINED) + items + _ENDS[8:]
-        yield Mutant("a million items", _image_with(chance, sequence))
-    yield Mutant("a million items as content", report_with(chance, items))
+        yield Mutant("countless items", _image_with(chance, sequence))
+    yield Mutant("countless items as content", report_with(chance, items))
     heads = (
-        struct.pack("<HH2sH", 0x0009, 0x1000 + number % 0xEF00, b"LO", 0)
-        for number in range(1_000_000)
+        struct.pack("<HH2sH", 0x0009, 0x1000 + number % 0xEF00, b"LO", 0) for number in range(many)
     )
-    yield Mutant("a million elements", _image_with(chance, _PRIVATE + b"".join(heads)))
+    yield Mutant("countless elements", _image_with(chance, _PRIVATE + b"".join(heads)))
 
 
 def _private(vr: bytes, length: int) -> bytes:
@@ -240,8 +239,9 @@ def _private(vr: bytes, length: int) -> bytes:
 
 def _image_with(chance: random.Random, inner: bytes = b"") -> bytes:
     """A sound image with this in the place of a private element."""
-    content = fresh(objects.DX_IMAGE.read_bytes(), chance)
-    at = next(one.at for one in strict.read(content).elements if one.tag > 0x0009FFFF)
+    image = Sound(objects.DX_IMAGE.read_bytes())
+    content = image.fresh(chance)
+    at = next(one.at for one in image.read.elements if one.tag > 0x0009FFFF)
     return content[:at] + inner + content[at:]
 
 
@@ -255,16 +255,14 @@ def _telescope(depth: int) -> bytes:
 
 def report_with(chance: random.Random, items: bytes) -> bytes:
     """A small report with more items in its content."""
-    content = fresh(small_report(), chance)
-    found = strict.read(content)
-    sequence = found.find(0x0040A730)
+    report = Sound(small_report())
+    sequence = report.read.find(0x0040A730)
     assert sequence is not None
-    return _spliced(content, sequence.end, sequence.end, items, sequence)
+    return _spliced(report.fresh(chance), sequence.end, sequence.end, items, sequence)
 
 
-def nested_content(depth: int) -> bytes:
+def nested_content(depth: int, content: bytes = b"") -> bytes:
     """A content item in a content item, and so on, each with its length."""
-    content = b""
     for _ in range(depth):
         sequence = struct.pack("<HH2sHL", 0x0040, 0xA730, b"SQ", 0, len(content)) + content
         content = struct.pack("<HHL", 0xFFFE, 0xE000, len(sequence)) + sequence
@@ -278,8 +276,9 @@ def nested_content(depth: int) -> bytes:
 class _Patient:
     """What a damage is done to."""
 
+    sound: Sound
     content: bytes
-    other: bytes  # another sound object
+    other: Sound
     chance: random.Random
 
     def place(self) -> int:
@@ -291,19 +290,15 @@ class _Patient:
         """A few bytes of any value."""
         return self.chance.randbytes(self.chance.randint(1, most))
 
-    def read(self) -> strict.Read:
-        """What is in it. Deflated ones aren't chosen for what needs it."""
-        return strict.read(self.content)
-
-    def element(self, *, is_top: bool = False) -> strict.Element:
-        """One of its elements or items."""
-        found = self.read()
-        return self.chance.choice(found.elements if is_top else list(found.all()))
+    def element(self) -> strict.Element:
+        """One of its elements or items; every third time one at the top level."""
+        is_top = self.chance.random() < 0.3
+        return self.chance.choice(self.sound.read.elements if is_top else self.sound.all)
 
     def value(self) -> strict.Element:
         """One of its elements that has a value of its own."""
         return self.chance.choice(
-            [one for one in self.read().all() if not one.inner and one.end > one.value_at]
+            [one for one in self.sound.all if not one.inner and one.end > one.value_at]
         )
 
 
@@ -373,7 +368,7 @@ def _never_filled(patient: _Patient) -> bytes:
 
 
 def _absurd_length(patient: _Patient) -> bytes:
-    element = patient.element(is_top=patient.chance.random() < 0.3)
+    element = patient.element()
     length = patient.chance.choice((*ABSURD, patient.chance.randrange(1 << 16)))
     size = struct.calcsize(element.length_format)
     new = struct.pack(element.length_format, length & (1 << 8 * size) - 1)
@@ -390,7 +385,7 @@ def _length_off_by_a_little(patient: _Patient) -> bytes:
 
 
 def _wrong_vr(patient: _Patient) -> bytes:
-    at = patient.element(is_top=patient.chance.random() < 0.3).at + 4
+    at = patient.element().at + 4
     return _overwritten(patient.content, at, patient.chance.choice(VRS))
 
 
@@ -428,7 +423,7 @@ def _other_text(patient: _Patient) -> bytes:
 
 
 def _other_text_at_the_top(patient: _Patient) -> bytes:
-    found = patient.read()
+    found = patient.sound.read
     values = [one for one in found.elements if not one.inner and one.end > one.value_at]
     values = [one for one in values if one.tag not in UID_TAGS]
     text = patient.chance.choice((*TEXTS, patient.some(200)))
@@ -436,7 +431,7 @@ def _other_text_at_the_top(patient: _Patient) -> bytes:
 
 
 def _without(patient: _Patient) -> bytes:
-    element = patient.element(is_top=patient.chance.random() < 0.3)
+    element = patient.element()
     return _spliced(patient.content, element.at, element.end, b"", element.parent)
 
 
@@ -445,19 +440,18 @@ def _without_value(patient: _Patient) -> bytes:
 
 
 def _doubled(patient: _Patient) -> bytes:
-    element = patient.element(is_top=patient.chance.random() < 0.3)
+    element = patient.element()
     copy = patient.content[element.at : element.end]
     return _spliced(patient.content, element.end, element.end, copy, element.parent)
 
 
 def _odd_uid(patient: _Patient) -> bytes:
-    found = patient.read()
-    uids = [one for one in found.all() if one.tag in (*UID_TAGS, EVENT_UID)]
+    uids = [one for one in patient.sound.all if one.tag in (*UID_TAGS, EVENT_UID)]
     return _with_value(patient.content, patient.chance.choice(uids), patient.chance.choice(UIDS))
 
 
 def _control_sequences(patient: _Patient) -> bytes:
-    found = patient.read()
+    found = patient.sound.read
     tag = patient.chance.choice((0x00080060, 0x00080070, 0x00081010, 0x00081090))
     element = found.find(tag) or patient.value()
     return _with_value(patient.content, element, b"\x1b[2J\x1b]0;x\x07\r\n\x9b1m"[:16])
@@ -465,7 +459,7 @@ def _control_sequences(patient: _Patient) -> bytes:
 
 def _character_set(patient: _Patient) -> bytes:
     """Another character set, with its element made where there is none."""
-    found = patient.read()
+    found = patient.sound.read
     name = patient.chance.choice(CHARACTER_SETS)
     element = found.find(0x00080005)
     if element is not None:
@@ -477,7 +471,7 @@ def _character_set(patient: _Patient) -> bytes:
 
 
 def _other_transfer_syntax(patient: _Patient) -> bytes:
-    found = patient.read()
+    found = patient.sound.read
     element = next(one for one in found.meta if one.tag == 0x00020010)
     syntax = patient.chance.choice(TRANSFER_SYNTAXES)
     syntax += b"\0" * (len(syntax) % 2)
@@ -487,14 +481,13 @@ def _other_transfer_syntax(patient: _Patient) -> bytes:
 def _mixture(patient: _Patient) -> bytes:
     """The head of one and the tail of another, at any place."""
     at = patient.place()
-    return patient.content[:at] + patient.other[at:]
+    return patient.content[:at] + patient.other.fresh(patient.chance)[at:]
 
 
 def _mixture_at_a_border(patient: _Patient) -> bytes:
     """The same where an element of either begins."""
-    one = patient.chance.choice(patient.read().elements)
-    borders = [element.at for element in strict.read(patient.other).elements]
-    return patient.content[: one.at] + patient.other[patient.chance.choice(borders) :]
+    one, two = (patient.chance.choice(of.read.elements) for of in (patient.sound, patient.other))
+    return patient.content[: one.at] + patient.other.fresh(patient.chance)[two.at :]
 
 
 _ANYWHERE = (_flip_bits, _flip_bytes, _overwrite, _insert, _delete, _cut, _never_filled, _mixture)
@@ -515,7 +508,8 @@ def damaged(objects_: Sequence[Sound], seed: int = SEED) -> Iterator[Mutant]:
             chance = random.Random(f"{seed}-{number}")  # noqa: S311 - chance that repeats itself
             number += 1
             usable = objects_ if damage in _ANYWHERE else plain
-            content, other = (one.fresh(chance) for one in chance.choices(usable, k=2))
-            mutant = damage(_Patient(content, other, chance))
+            one, other = chance.choices(usable, k=2)
+            content = one.fresh(chance)
+            mutant = damage(_Patient(one, content, other, chance))
             if mutant != content:
                 yield Mutant(damage.__name__.strip("_").replace("_", " "), mutant)

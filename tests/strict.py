@@ -8,16 +8,16 @@ an object holds that was damaged, and whether that can be said at all.
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-
-from pydicom.datadict import dictionary_VR
 
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _DEFLATED, _BIG = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
+# In implicit VR nothing but their tags tells sequences. Only of these are doses made.
+_OF_DOSES = {0x0040A730, 0x0040A043, 0x0040A168, 0x0040A300, 0x004008EA, 0x0040030E, 0x00540016}
 _MOST = 64 << 20  # bytes that are unpacked
 _DEPTH = 120
 
@@ -76,9 +76,9 @@ class Read:
         return found[-1] if found else None
 
     def text(self, tag: int, within: list[Element] | None = None) -> str:
-        """A text, "" where there is none."""
+        """A text without the blanks around it, "" where there is none."""
         element = self.find(tag, within) if within != [] else None
-        return self.value(element).decode("latin-1").rstrip("\0 ") if element else ""
+        return self.value(element).decode("latin-1").strip("\0 \t\n\r\f\v") if element else ""
 
     def items(self, tag: int, within: list[Element] | None = None) -> list[list[Element]]:
         """What is in each item of a sequence."""
@@ -125,11 +125,17 @@ class Read:
         return sum(self.find(0x00189302, item) is not None for item in items if item)
 
 
-def read(content: bytes) -> Read:
-    """Read a whole object; `Unsound` if the rules forbid it."""
+def read(content: bytes, *, deep: Collection[int] | None = None) -> Read:
+    """Read a whole object; `Unsound` if the rules forbid it.
+
+    Args:
+        content: the file.
+        deep: where not all must be sound that an element holds which tells its length, the
+            tags of those at the top level in which all must be.
+    """
     if content[128:132] != b"DICM":
         raise Unsound("no mark")
-    reader = _Reader(content)
+    reader = _Reader(content, deep)
     meta, at = [], 132
     while content[at : at + 2] == b"\2\0":
         meta.append(reader.element(at, None, "<", is_implicit=False))
@@ -137,7 +143,7 @@ def read(content: bytes) -> Read:
     syntax = next((reader.value(one) for one in meta if one.tag == 0x00020010), b"")
     name = syntax.decode("latin-1").rstrip("\0 ")
     if name == _DEFLATED:
-        reader, at = _Reader(_unpacked(content[at:])), 0
+        reader, at = _Reader(_unpacked(content[at:]), deep), 0
     is_implicit = not _is_vr(reader.content[at + 4 : at + 6])
     order = ">" if name == _BIG and not is_implicit else "<"
     elements = []
@@ -148,8 +154,9 @@ def read(content: bytes) -> Read:
 
 
 class _Reader:
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, deep: Collection[int] | None) -> None:
         self.content = content
+        self.deep = deep
         self.depth = 0
 
     def value(self, element: Element) -> bytes:
@@ -175,7 +182,9 @@ class _Reader:
         value_at = length_at + struct.calcsize(form)
         element = Element(tag, at, length_at, form, value_at, vr, value_at, parent=parent)
         element.is_undefined = length == _UNDEFINED and form[1] == "L"
-        if not element.is_undefined:
+        if tag == _ITEM_END and length:
+            raise Unsound("an end that tells a length")
+        if not element.is_undefined and tag != _SEQUENCE_END:
             element.end = value_at + length
             if element.end > len(self.content):
                 raise Unsound("ends within a value")
@@ -188,15 +197,29 @@ class _Reader:
         if self.depth > _DEPTH:
             raise Unsound("too deep")
         if element.tag == _ITEM:
-            if not self.is_fragment(element):
+            if not self.is_fragment(element) and self.is_wanted(element):
                 first = self.content[element.value_at + 4 : element.value_at + 6]
                 is_implicit = is_implicit or (order == "<" and not _is_vr(first))
                 self.fill(element, _ITEM_END, order, is_implicit=is_implicit)
-        elif element.tag >> 16 != _ITEM >> 16 and _holds_items(element, is_implicit=is_implicit):
+        elif self.is_to_be_entered(element, is_implicit=is_implicit):
             if element.vr == b"UN":
                 order, is_implicit = "<", is_implicit or order == ">"
             self.fill(element, _SEQUENCE_END, order, is_implicit=is_implicit)
         self.depth -= 1
+
+    def is_to_be_entered(self, element: Element, *, is_implicit: bool) -> bool:
+        if element.is_undefined:
+            return True
+        if element.tag >> 16 == _ITEM >> 16 or not self.is_wanted(element):
+            return False
+        return _holds_items(element, is_implicit=is_implicit)
+
+    def is_wanted(self, element: Element) -> bool:
+        """Must all in it be sound? What tells no length must be walked through to its end."""
+        top = element
+        while top.parent is not None:
+            top = top.parent
+        return self.deep is None or top.tag in self.deep or element.is_undefined
 
     def is_fragment(self, item: Element) -> bool:
         return item.parent is not None and item.parent.vr in {b"OB", b"OW"}
@@ -208,6 +231,7 @@ class _Reader:
             one = self.element(at, outer, order, is_implicit=is_implicit)
             at = one.end
             if one.tag == end_mark and outer.is_undefined:
+                at = one.value_at
                 break
             if (one.tag == _ITEM) != (end_mark == _SEQUENCE_END) or one.tag in (
                 _ITEM_END,
@@ -221,14 +245,11 @@ class _Reader:
 
 
 def _holds_items(element: Element, *, is_implicit: bool) -> bool:
-    if element.is_undefined or element.vr == b"SQ":
+    if element.vr == b"SQ":
         return True
     if not is_implicit and element.vr != b"UN":
         return False
-    try:
-        return dictionary_VR(element.tag) == "SQ"
-    except KeyError:
-        return False
+    return element.tag in _OF_DOSES
 
 
 def _is_vr(two: bytes) -> bool:

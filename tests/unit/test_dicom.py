@@ -514,6 +514,28 @@ def test_a_stray_delimiter_within_a_dose_report_is_found(
             assert not look_at(stray).structure.is_complete, (element.at, mark)
 
 
+def test_an_end_of_an_item_that_tells_a_length_is_none(
+    look_at: Looker, small_report: bytes
+) -> None:
+    """As much as it says is skipped by pydicom, and with it the next events."""
+    ends = 0
+    for at, _ in enumerate(small_report):
+        if small_report[at : at + 8] == ITEM_END:
+            ends += 1
+            lying = small_report[: at + 4] + b"\x10" + small_report[at + 5 :]
+            assert not look_at(lying).structure.is_complete, at
+    assert ends == 0 or ends > 20
+
+
+@pytest.mark.parametrize("inner", [b"", an_element(0x00080100, b"SH", b"CODE")])
+def test_the_same_elsewhere(look_at: Looker, inner: bytes) -> None:
+    opening = an_element(0x00081032, b"SQ", ITEM + inner, length=UNDEFINED)
+    for length, problem in ((0, None), (2, Reason.MALFORMED)):
+        end = ITEM_END[:4] + struct.pack("<L", length)
+        found = look_at(a_meta() + opening + end + SEQUENCE_END + a_head() + PIXELS)
+        assert found.problem is problem
+
+
 def test_the_exposures_of_a_dose_info_are_looked_through(
     corpus: dict[str, Path], look_at: Looker
 ) -> None:
