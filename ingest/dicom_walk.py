@@ -7,7 +7,10 @@ The walk hops from length to length and never looks at a value. Three rules keep
 safe with whatever is in the file:
 
 * What has a defined length is skipped, nested or not; only sequences, items and encapsulated
-  pixels of undefined length are entered. The state is the stack of what is open.
+  pixels of undefined length are entered. The state is the stack of what is open. But of what
+  OpenREM takes doses from, nothing is skipped unseen: there each length, at each depth, must
+  end where the next begins. pydicom takes one that doesn't for the end, and the events behind
+  it would be missing from the dose.
 * Bytes come through a sliding window (`ingest.dicom_bytes`): memory does not grow with the file.
 * Depth, number of elements and inflated bytes have limits; no real object comes near them.
 
@@ -40,6 +43,11 @@ MAX_META_ELEMENTS = 200
 MAX_VALUE_BYTES = 16 * 2**10  # a wanted element that is longer than this is not kept
 
 CONTENT_SEQUENCE = 0x0040_A730  # where the substance of a report begins
+_EXPOSURES = 0x0040_030E  # Exposure Dose Sequence, of Philips' dose infos
+_RADIOPHARMACEUTICALS = 0x0054_0016
+_DOSES = frozenset({CONTENT_SEQUENCE, _EXPOSURES, _RADIOPHARMACEUTICALS})
+# Sequences within a report's content (PS3.3 section C.17.3). In implicit VR only their tag tells.
+_NESTED = _DOSES | {0x0040_A043, 0x0040_A168, 0x0040_A300, 0x0040_08EA, 0x0040_A504, 0x0008_1199}
 
 _PREAMBLE_BYTES = 128
 _MARK = b"DICM"
@@ -54,10 +62,15 @@ _DELIMITERS = 0xFFFE  # the group of items and delimiters: without a VR in any t
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xE000, 0xE00D, 0xE0DD
 _MAY_FOLLOW = ({_ITEM_END}, {_ITEM, _SEQUENCE_END})  # which of them in an item, in a sequence
 _UNDEFINED = 0xFFFF_FFFF
+_LEADS_OUT = "a length that leads out of what it is in"
+# The end of an item has no length (PS3.5 section 7.5). pydicom would skip as much as it says, and
+# with it the next events; at the end of a sequence it doesn't.
+_NO_END = "a delimiter of something else, or with a length"
 
 # PS3.5 section 7.1.2: the VRs with a 16-bit length, and those with a 32-bit length.
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_MAY_HOLD_ITEMS = frozenset({b"SQ", b"UN", b""})  # the last one: in implicit VR
 
 
 class Syntax(NamedTuple):
@@ -97,6 +110,14 @@ class _Element(NamedTuple):
     length: int
 
 
+class _Level(NamedTuple):
+    """A sequence or item that is open, where each length is checked."""
+
+    end: int | None  # None: a delimiter tells
+    is_sequence: bool
+    syntax: Syntax
+
+
 class _Step(Protocol):
     """A method of `_Walk` that walks on in what lies on top of the stack; returns how far."""
 
@@ -113,6 +134,8 @@ class _Walk:
         self._wanted = wanted
         self._count = 0
         self._stack: list[tuple[_Step, Syntax]] = []
+        self._levels: list[_Level] = []
+        self._have_doses: set[int] = set()
 
     def data_set(self, offset: int) -> None:
         """Walk over the top level, to exactly the end of the source."""
@@ -122,8 +145,13 @@ class _Walk:
             group = element.tag >> 16
             if group < _FIRST_GROUP or group >= _DELIMITERS:
                 raise self._bad(offset, "no data set has such a group")
+            if element.tag in self.walked.elements or element.tag in self._have_doses:
+                raise self._bad(offset, "an element that may be there once is there again")
             if element.tag in self._wanted:
                 offset = self._keep(element, offset)
+            elif element.tag in _DOSES and element.vr in _MAY_HOLD_ITEMS:
+                self._have_doses.add(element.tag)
+                offset = self._doses(element)
             else:
                 offset = self._end_of(element)
             walked.highest = max(walked.highest, element.tag)
@@ -180,6 +208,79 @@ class _Walk:
             return _Walk._items, syntax
         raise self._bad(offset, "undefined length where none may be")
 
+    def _doses(self, element: _Element) -> int:
+        """Walk over all that is in a top-level sequence; return where it ends."""
+        offset, level = self._opened(element, self.walked.syntax)
+        if level.end is not None and level.end > self._source.end:
+            raise self._cut(level.end)
+        self._levels = [level]
+        while self._levels:
+            level = self._levels[-1]
+            if offset == level.end:
+                self._levels.pop()
+            elif level.end is not None and offset > level.end:
+                raise self._bad(offset, _LEADS_OUT)
+            else:
+                offset = self._step_in(offset, level)
+        return offset
+
+    def _step_in(self, offset: int, level: _Level) -> int:
+        """Enter, skip or leave what begins here; return where to go on."""
+        index = self._head(offset)  # may replace the window's data
+        group, number, length = _UNPACK_IMPLICIT[level.syntax.is_little](self.window.data, index)
+        if group == _DELIMITERS:
+            self._count += 1
+            return self._delimiter(offset + 8, number, length, level)
+        # A real Philips object has group 2 in its items; what has no VR may just as well be noise.
+        first = _FIRST_GROUP if level.syntax.is_implicit else 1
+        if level.is_sequence or group < first:
+            raise self._bad(offset, "neither an item nor an element")
+        element = self.element(offset, level.syntax)
+        is_sequence = element.vr == b"SQ" or (
+            element.vr in _MAY_HOLD_ITEMS and element.tag in _NESTED
+        )
+        if element.length != _UNDEFINED and not is_sequence:
+            return element.value_at + element.length
+        if element.vr not in _MAY_HOLD_ITEMS:
+            raise self._bad(offset, "undefined length where none may be")
+        offset, inner = self._opened(element, level.syntax)
+        self._enter(inner, offset)
+        return offset
+
+    def _delimiter(self, offset: int, number: int, length: int, level: _Level) -> int:
+        """Enter the item that begins before ``offset``, or leave what ends there."""
+        if number == _ITEM and level.is_sequence:
+            syntax = level.syntax
+            if length and syntax.is_little and not self._is_explicit(offset):
+                syntax = _IMPLICIT
+            item = _Level(_end(offset, length), is_sequence=False, syntax=syntax)
+            self._enter(item, offset)
+            return offset
+        if level.end is None and (
+            number == _SEQUENCE_END if level.is_sequence else number == _ITEM_END and not length
+        ):
+            self._levels.pop()
+            return offset
+        raise self._bad(offset - 8, _NO_END)
+
+    def _opened(self, element: _Element, syntax: Syntax) -> tuple[int, _Level]:
+        if element.vr == b"UN" and not syntax.is_little:
+            syntax = _IMPLICIT  # UN is always in little endian
+        end = _end(element.value_at, element.length)
+        return element.value_at, _Level(end, is_sequence=True, syntax=syntax)
+
+    def _enter(self, level: _Level, offset: int) -> None:
+        outer = self._levels[-1]
+        if level.end is not None and outer.end is not None and level.end > outer.end:
+            raise self._bad(offset, _LEADS_OUT)
+        self._levels.append(level)
+        if len(self._levels) > 2 * MAX_DEPTH:
+            raise _too_deep()
+
+    def _is_explicit(self, offset: int) -> bool:
+        index = self._head(offset)
+        return _is_vr(self.window.data[index + 4 : index + 6])
+
     # The three methods below take nearly all of the time. So they go as far as they can, keep
     # the window in local variables, and leave the check of `_count` to `_head`, which is called
     # at least once a window.
@@ -226,8 +327,8 @@ class _Walk:
             if group != _DELIMITERS:
                 if depth & 1 or group < _FIRST_GROUP:
                     raise self._bad(base + index, "neither an item nor an element")
-            elif number not in _MAY_FOLLOW[depth & 1]:
-                raise self._bad(base + index, "a delimiter of something else")
+            elif number not in _MAY_FOLLOW[depth & 1] or (number == _ITEM_END and length):
+                raise self._bad(base + index, _NO_END)
             elif number != _ITEM:
                 depth, length = depth - 1, 0
             index += 8
@@ -257,10 +358,10 @@ class _Walk:
             group, number, vr, length = unpack(data, index)
             self._count += 1
             index += 8
+            if group == _DELIMITERS:
+                return self._end_item(base + index, number)
             if vr in _SHORT:
                 index += length
-            elif group == _DELIMITERS:
-                return self._end_item(base + index, number)
             else:
                 length = self._long(data, index, vr, syntax)
                 index += 4
@@ -297,8 +398,7 @@ class _Walk:
         tells, as it does for pydicom: a VR is two capital letters.
         """
         self._check_depth(1)
-        index = self._head(offset)
-        if syntax.is_little and not _is_vr(self.window.data[index + 4 : index + 6]):
+        if syntax.is_little and not self._is_explicit(offset):
             self._stack.append((_Walk._implicit_item, _IMPLICIT))
         else:
             self._stack.append((_Walk._explicit, syntax))
@@ -306,11 +406,12 @@ class _Walk:
     def _check_depth(self, more: int) -> None:
         """See that so many levels more than the stack shows are not too many."""
         if len(self._stack) + more > 2 * MAX_DEPTH:  # a sequence and its item are two
-            raise Broken(Reason.TOO_COMPLEX, f"nested deeper than {MAX_DEPTH} sequences")
+            raise _too_deep()
 
     def _end_item(self, offset: int, number: int) -> int:
-        if number != _ITEM_END:
-            raise self._bad(offset - 8, "a delimiter where an element should be")
+        index = offset - self.window.base
+        if number != _ITEM_END or any(self.window.data[index - 4 : index]):
+            raise self._bad(offset - 8, _NO_END)
         self._stack.pop()
         return offset
 
@@ -326,7 +427,7 @@ class _Walk:
     def _cut(self, expected: int) -> Broken:
         end = self._source.end
         rest = self._source.read(expected - SHORT_HEAD_BYTES, SHORT_HEAD_BYTES)
-        if rest and not rest.strip(b"\0") and not self._stack:
+        if rest and not rest.strip(b"\0") and not self._is_inside():
             return self._bad(expected - SHORT_HEAD_BYTES, "padding")
         return Broken(
             Reason.TRUNCATED,
@@ -334,9 +435,12 @@ class _Walk:
             can_improve=True,
         )
 
+    def _is_inside(self) -> bool:
+        return bool(self._stack or self._levels)
+
     def _bad(self, offset: int, what: str) -> Broken:
         """Rules are broken at ``offset``: behind a whole object, within it, or not written yet."""
-        is_behind = not self._stack and self.walked.highest >= CONTENT_SEQUENCE
+        is_behind = not self._is_inside() and self.walked.highest >= CONTENT_SEQUENCE
         if self._source.is_blank(offset):
             problem = Reason.TRAILING_DATA if is_behind else Reason.TRUNCATED
             return Broken(problem, f"nothing but zeros from byte {offset} on", can_improve=True)
@@ -346,6 +450,14 @@ class _Walk:
 
 def _is_vr(two: bytes) -> bool:
     return two.isalpha() and two.isupper()
+
+
+def _end(offset: int, length: int) -> int | None:
+    return None if length == _UNDEFINED else offset + length
+
+
+def _too_deep() -> Broken:
+    return Broken(Reason.TOO_COMPLEX, f"nested deeper than {MAX_DEPTH} sequences")
 
 
 # -- before the data set ---------------------------------------------------------------------

@@ -50,6 +50,8 @@ TASK_TYPE = "ingest_{}"
 # the UID item in it. OpenREM reads both kinds by these codes or their meanings.
 EVENT_CONTAINERS = {"113706": "113769", "113819": "113769", "113502": "113503"}
 
+TEXT = 300  # characters of an exception's text that are told with the next one
+
 SAME_SHARE = 0.02  # of a value; twins may be rounded differently
 
 MODULES = {
@@ -98,6 +100,7 @@ class OpenREM:
         self._order_studies()
         self._own_the_task()
         self._defer_to_commit()
+        self._tell_of_exceptions_once()
 
     def _keep_transaction_after_validation_errors(self) -> None:
         """Let only database errors break the transaction.
@@ -128,6 +131,23 @@ class OpenREM:
         manager = self.models.GeneralStudyModuleAttrManager
         plain = manager.get_queryset
         manager.get_queryset = lambda this: plain(this).order_by("pk")
+
+    def _tell_of_exceptions_once(self) -> None:
+        """Have pydicom's exceptions grow by a line with each level that they come through.
+
+        It writes the text of the inner exception into that of the outer one, twice and more:
+        a value that can't be read in sequences 25 deep takes minutes and gigabytes to complain of.
+        """
+
+        @contextlib.contextmanager
+        def tag_in_exception(tag: Any) -> Iterator[None]:
+            try:
+                yield
+            except Exception as error:
+                words = "With tag %s got exception: %s" % (tag, str(error)[-TEXT:])
+                raise type(error)(words) from error
+
+        importlib.import_module("pydicom.dataset").tag_in_exception = tag_in_exception  # type: ignore[attr-defined]
 
     def _own_the_task(self) -> None:
         """Have extractors find our task row.

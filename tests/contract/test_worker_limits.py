@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import random
 import signal
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,9 @@ from ingest.errors import Reason
 from ingest.model import Failed, Importer, Vanished
 from ingest.openrem.child import Child
 from ingest.openrem.importers import WORKER, Worker, _inherited
-from ingest.openrem.site import Site
+from ingest.openrem.site import Site, query
 from ingest.verify import Proof
-from tests import objects, stand_ins
+from tests import mutations, objects, stand_ins
 from tests.contract import real
 from tests.contract.test_worker import imported
 
@@ -128,3 +130,20 @@ def _form(value: object) -> object:
     if isinstance(value, list):
         return [_form(inner) for inner in value if inner is not None][:1]
     return type(value).__name__
+
+
+def test_a_bad_value_deep_within_sequences_is_told_at_once(
+    site: Site, database: str, tmp_path: Path
+) -> None:
+    """Each level doubled pydicom's words for it and more: 14 of them took more than a minute."""
+    value = struct.pack("<HHLHH2sH4s", 0xFFFE, 0xE000, 12, 0x0018, 0x9306, b"FD", 4, b"half")
+    path = tmp_path / "x.dcm"
+    chance = random.Random(1)  # noqa: S311 - not a secret
+    path.write_bytes(mutations.report_with(chance, mutations.nested_content(40, value)))
+    with real.a_worker(site, database, timeout_s=30) as worker:
+        outcome = worker.import_object(bytes(path), real.importer_of(path))
+        assert outcome == Failed(
+            reason=Reason.IMPORT_FAILED, detail="BytesLengthException in worker.py:tag_in_exception"
+        )
+    rows = query(site, "SELECT length(error) < 100000 FROM remapp_backgroundtask", database)
+    assert rows == [("t",)]

@@ -25,6 +25,7 @@ from ingest import dicom_walk
 from ingest.dicom import Look, has_writer, look, open_regular
 from ingest.errors import FileProblem, Reason
 from ingest.model import Header, Snapshot
+from tests import mutations, strict
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
@@ -386,6 +387,17 @@ def test_half_written_deflated_file_may_improve(look_at: Looker) -> None:
     assert found.structure.can_improve
 
 
+def test_half_written_report_is_never_whole(corpus: dict[str, Path], look_at: Looker) -> None:
+    """Its last element is all of its content; only in the very last value zeros can't be seen."""
+    for name in ("DX-RDSR-Canon_CXDI.dcm", "CT-RDSR-SpectrumDynamics.dcm"):
+        content = corpus[name].read_bytes()
+        last = max(one.value_at for one in strict.read(content).all())
+        for written in CHANCE.sample(range(last), 300):
+            found = look_at(content[:written] + bytes(len(content) - written))
+            assert not found.structure.is_complete, (name, written)
+            assert found.structure.can_improve, (name, written)
+
+
 def test_cut_deflated_object(look_at: Looker) -> None:
     content = a_meta(DEFLATED) + deflate(a_head() + PIXELS)
     for size in range(len(content)):
@@ -447,6 +459,112 @@ def test_zeros_behind_the_end_may_still_be_filled_in(look_at: Looker, zeros: int
 def test_bytes_behind_deflated_data(look_at: Looker) -> None:
     content = a_meta(DEFLATED) + deflate(a_head() + PIXELS) + b"more"
     assert outcome(look_at(content)) == (Reason.TRAILING_DATA, False)
+
+
+# -- what the doses are in -----------------------------------------------------------------------
+
+
+@pytest.fixture(
+    scope="session",
+    params=["explicit", "undefined lengths", ImplicitVRLittleEndian, ExplicitVRBigEndian],
+)
+def small_report(request: pytest.FixtureRequest) -> bytes:
+    """A dose report of one event in each way to write it."""
+    report = mutations.small_report()
+    if request.param == "explicit":
+        return report
+    if request.param == "undefined lengths":
+        return mutations.with_undefined_lengths(report)
+    return mutations.encoded(report, request.param)
+
+
+def test_a_wrong_length_anywhere_within_a_dose_report_is_found(
+    look_at: Looker, small_report: bytes
+) -> None:
+    """For pydicom it would be the end of the content: what lies behind it would be no dose."""
+    assert look_at(small_report).problem is None
+    content = strict.read(small_report).find(dicom_walk.CONTENT_SEQUENCE)
+    assert content is not None
+    missed = total = 0
+    for element in content.all():
+        form, at = element.length_format, element.length_at
+        (length,) = struct.unpack_from(form, small_report, at)
+        most = (1 << 8 * struct.calcsize(form)) - 1
+        for wrong in (length + 2, length - 2, length + 100, 2, 7, most):
+            lying = bytearray(small_report)
+            struct.pack_into(form, lying, at, wrong & most)
+            total += 1
+            if look_at(bytes(lying)).structure.is_complete and wrong != length:
+                strict.read(bytes(lying))  # by chance it ends where another element does
+                missed += 1
+    assert missed <= total / 100
+
+
+def test_a_stray_delimiter_within_a_dose_report_is_found(
+    look_at: Looker, small_report: bytes
+) -> None:
+    """It would be the end of the events to pydicom, wherever it is."""
+    content = strict.read(small_report).find(dicom_walk.CONTENT_SEQUENCE)
+    assert content is not None
+    order = content.length_format[0]
+    for mark in (0xE00D, 0xE0DD):
+        delimiter = struct.pack(order + "HH", 0xFFFE, mark)
+        for element in list(content.all())[1:]:
+            stray = small_report[: element.at] + delimiter + small_report[element.at + 4 :]
+            assert not look_at(stray).structure.is_complete, (element.at, mark)
+
+
+def test_an_end_of_an_item_that_tells_a_length_is_none(
+    look_at: Looker, small_report: bytes
+) -> None:
+    """As much as it says is skipped by pydicom, and with it the next events."""
+    ends = 0
+    for at, _ in enumerate(small_report):
+        if small_report[at : at + 8] == ITEM_END:
+            ends += 1
+            lying = small_report[: at + 4] + b"\x10" + small_report[at + 5 :]
+            assert not look_at(lying).structure.is_complete, at
+    assert ends == 0 or ends > 20
+
+
+@pytest.mark.parametrize("inner", [b"", an_element(0x00080100, b"SH", b"CODE")])
+def test_the_same_elsewhere(look_at: Looker, inner: bytes) -> None:
+    opening = an_element(0x00081032, b"SQ", ITEM + inner, length=UNDEFINED)
+    for length, problem in ((0, None), (2, Reason.MALFORMED)):
+        end = ITEM_END[:4] + struct.pack("<L", length)
+        found = look_at(a_meta() + opening + end + SEQUENCE_END + a_head() + PIXELS)
+        assert found.problem is problem
+
+
+def test_the_exposures_of_a_dose_info_are_looked_through(
+    corpus: dict[str, Path], look_at: Looker
+) -> None:
+    content = corpus["CT-SC-Philips_Brilliance16P.dcm"].read_bytes()
+    exposures = strict.read(content).find(0x0040030E)
+    assert exposures is not None
+    for item in exposures.inner:
+        lying = bytearray(content)
+        struct.pack_into("<L", lying, item.length_at, item.end - item.value_at + 8)
+        assert outcome(look_at(bytes(lying))) == (Reason.MALFORMED, False)
+
+
+def test_one_data_set_behind_another_is_no_object(look_at: Looker) -> None:
+    """To pydicom the second one is all there is."""
+    assert outcome(look_at(WHOLE + a_head() + PIXELS)) == (Reason.TRAILING_DATA, False)
+    assert outcome(look_at(a_meta() + a_head() + a_head())) == (Reason.MALFORMED, False)
+    report = mutations.small_report()
+    content = strict.read(report).find(dicom_walk.CONTENT_SEQUENCE)
+    assert content is not None
+    doubled = report + report[content.at : content.end]
+    assert outcome(look_at(doubled)) == (Reason.TRAILING_DATA, False)
+
+
+@pytest.mark.parametrize("depth", [dicom_walk.MAX_DEPTH, 1500])
+def test_content_nested_by_lengths_has_the_same_limit(look_at: Looker, depth: int) -> None:
+    report = mutations.report_with(CHANCE, mutations.nested_content(depth))
+    assert outcome(look_at(report)) == (Reason.TOO_COMPLEX, False)
+    report = mutations.report_with(CHANCE, mutations.nested_content(dicom_walk.MAX_DEPTH - 1))
+    assert look_at(report).problem is None
 
 
 # -- other files ---------------------------------------------------------------------------------
