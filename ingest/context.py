@@ -1,11 +1,12 @@
 """What the turns share: the folders, the ledger, the clock, the files in hand, the ways to tell."""
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ingest import log
+from ingest import files, log
 from ingest.claim import Claim
 from ingest.errors import Reason
 from ingest.ledger import Ledger
@@ -42,6 +43,26 @@ class Ended:
     now_at: bytes = b""  # where the file is now, if it was moved
 
 
+class Targets:
+    """The folders that files are moved to, and the disks that they lie on.
+
+    A folder whose disk was unmounted under us looks like an empty one, on the disk beneath: what
+    is moved there is hidden as soon as the disk is back.
+    """
+
+    def __init__(self) -> None:
+        """None is known yet."""
+        self._mounts: dict[bytes, bytes] = {}
+
+    def check(self, folder: bytes) -> None:
+        """Raise `OSError` (ENODEV) if the disk of a folder that we know is no longer mounted."""
+        mount = files.mount_point(folder)
+        known = self._mounts.setdefault(folder, mount)
+        if len(mount) < len(known):
+            raise OSError(errno.ENODEV, "it was unmounted")
+        self._mounts[folder] = mount  # another one may have been mounted over it
+
+
 class Context:
     """The common ground of the turns. Its methods may be called by any thread."""
 
@@ -67,6 +88,11 @@ class Context:
         self.inboxes: Mapping[str, Inbox] = {inbox.name: inbox for inbox in inboxes}
         self.now = clock
         self.stopping = stopping
+        self.targets = Targets()
+        for inbox in inboxes:
+            for target in (inbox.archive, inbox.quarantine):
+                if target is not None:
+                    self.targets.check(target)
         self.in_hand: dict[str, Job] = {}  # by claim id; what the ledger calls claimed is here
         self._on_end = on_end
 
