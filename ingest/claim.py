@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from ingest import files
-from ingest.errors import Changed, FileProblem, Reason
+from ingest.errors import Changed, FileProblem, Reason, hindrance
 from ingest.model import Snapshot
 
 FOLDER = b".ingest"  # in each drop folder, on its file system; the sweep passes it over
@@ -77,7 +77,7 @@ def take(claim: Claim, expected: Snapshot) -> None:
     except OSError as error:
         _clean(claim)
         detail = errno.errorcode.get(error.errno or 0, "unknown error")
-        raise FileProblem(Reason.CANNOT_MOVE, detail) from error
+        raise FileProblem(hindrance(error), detail) from error
     try:
         files.check_identity(claim.path, expected)
     except Changed:
@@ -129,6 +129,12 @@ def finish(claim: Claim) -> None:
     """Remove what an emptied claim leaves behind."""
     files.unlink_alias(claim.alias)
     _clean(claim)
+
+
+def holds(root: bytes, place: bytes) -> bool:
+    """Does some claim hold the file of this place?"""
+    ours = os.path.join(root, FOLDER)
+    return any(os.path.lexists(os.path.join(ours, name, place)) for name in _entries(ours))
 
 
 def found(root: bytes, in_hand: Collection[str] = ()) -> Iterator[Claim]:

@@ -6,6 +6,7 @@ never sees it: by itself it would take 14 seconds and 660 MB for a million empty
 for 4 MB of deflated zeros. There is no opinion here on what is to be done with a file.
 """
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -14,6 +15,7 @@ import re
 import signal
 import stat
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -26,7 +28,7 @@ from pydicom.multival import MultiValue
 
 from ingest.dicom_bytes import Broken
 from ingest.dicom_walk import CONTENT_SEQUENCE, Walked, walk
-from ingest.errors import FileProblem, Reason
+from ingest.errors import Changed, FileProblem, Reason
 from ingest.model import Header, Snapshot, Structure
 
 # pydicom quotes odd values in warnings and log lines. They may be a patient's, and under
@@ -313,18 +315,57 @@ def has_writer(path: bytes | str | Path, *, local: bool) -> bool | None:
     """
     if not local:
         return None
+    with _leased(path) as is_still:
+        return None if is_still is None else not is_still
+
+
+@contextlib.contextmanager
+def kept_still(path: bytes, *, local: bool) -> Iterator[None]:
+    """Nobody writes to a file meanwhile, nor opens it to do so, where a lease can be had.
+
+    Whoever tries waits for us, so let it be short. See `has_writer`.
+
+    Raises:
+        Changed: somebody has it open for writing, or it is gone.
+    """
+    with contextlib.ExitStack() as held:
+        is_still = None
+        try:
+            if local and stat.S_ISREG(os.lstat(path).st_mode):
+                is_still = held.enter_context(_leased(path))
+        except FileNotFoundError:
+            raise Changed("it is gone") from None
+        except FileProblem:  # it may not be read, so nor can this be told
+            pass
+        if is_still is False:
+            raise Changed("somebody has it open for writing")
+        yield
+
+
+@contextlib.contextmanager
+def _leased(path: bytes | str | Path) -> Iterator[bool | None]:
+    """Hold a read lease. Gives False if somebody writes, None where it can't be told."""
     try:
         descriptor = open_regular(path)
     except BlockingIOError:  # a file server on this machine holds a write lease
-        return True
+        yield False
+        return
+    try:
+        is_still = _lease(descriptor)
+        yield is_still
+        if is_still:
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    finally:
+        os.close(descriptor)
+
+
+def _lease(descriptor: int) -> bool | None:
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except BlockingIOError:
-        return True
+        return False
     except OSError:  # not ours (EACCES), or a file system without leases (EINVAL)
         return None
-    finally:
-        os.close(descriptor)
-    return False
+    return True

@@ -1,17 +1,20 @@
 """Disposes of a claimed file: delete or archive it with a proof, or quarantine it with a reason.
 
 Nothing leaves a drop folder by any other way. ``delete`` and ``archive`` demand a ``Proof`` of
-the very version of the file that lies in the claim; ``quarantine`` writes the reason beside the
-file before the file arrives there, so that no crash leaves one without the other.
+the very version of the file that lies in the claim. Where its file system is ``local``, and so can
+tell, nobody who kept a way to it may write to it in the moment before it goes. ``quarantine``
+writes the reason beside the file before the file arrives there, so that no crash leaves one
+without the other.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from ingest import __version__, claim, files
+from ingest import __version__, claim, dicom, files
 from ingest.claim import Claim
 from ingest.errors import Changed, Reason
 from ingest.ledger_file import digest
@@ -22,19 +25,23 @@ WHY = b".why.json"
 _SUFFIX_MAX = 16  # bytes
 
 
-def delete(claimed: Claim, proof: Proof) -> None:
+def delete(claimed: Claim, proof: Proof, *, local: bool = False) -> None:
     """Delete the file. Raises `Changed` if it isn't what was proven; then it stays."""
-    files.remove(claimed.path, proof.snapshot)
+    with dicom.kept_still(claimed.path, local=local):
+        files.remove(claimed.path, proof.snapshot, exact=local)
     claim.finish(claimed)
 
 
-def archive(claimed: Claim, proof: Proof, into: bytes, today: date) -> bytes:
+def archive(
+    claimed: Claim, proof: Proof, into: bytes, today: date, *, local: bool = False
+) -> bytes:
     """Move the file to ``into/YYYY-MM-DD/<its place>``. Returns where it is now.
 
     Raises `Changed` if it isn't what was proven; then it stays.
     """
     folder = os.path.join(into, today.isoformat().encode())
-    return _move_to_free_name(claimed, folder, proof.snapshot)
+    with dicom.kept_still(claimed.path, local=local):
+        return _move_to_free_name(claimed, folder, proof.snapshot, exact=local)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,16 +87,24 @@ class Why:
         )
 
 
-def quarantine(claimed: Claim, expected: Snapshot, into: bytes, why: Why) -> bytes:
+def quarantine(
+    claimed: Claim, expected: Snapshot, into: bytes, why: Why, *, local: bool = False
+) -> bytes:
     """Move the file to ``into/<its place>`` with its reason beside it. Returns where it is now.
 
     Raises `Changed` if it isn't the version that was refused; then it stays.
     """
-    return _move_to_free_name(claimed, into, expected, why)
+    with dicom.kept_still(claimed.path, local=local):
+        return _move_to_free_name(claimed, into, expected, why)
 
 
 def _move_to_free_name(
-    claimed: Claim, folder: bytes, expected: Snapshot, why: Why | None = None
+    claimed: Claim,
+    folder: bytes,
+    expected: Snapshot,
+    why: Why | None = None,
+    *,
+    exact: bool = False,
 ) -> bytes:
     for target in free_names(place_in(folder, claimed.place)):
         if os.path.lexists(target):
@@ -97,12 +112,13 @@ def _move_to_free_name(
         if why is not None:
             files.write_durably(why_of(target), why.to_json())
         try:
-            files.move_durably(claimed.path, target, expected)
+            files.move_durably(claimed.path, target, expected, exact=exact)
         except FileExistsError:
             continue
-        except Changed:
-            if why is not None:
-                files.unlink_alias(why_of(target))  # a reason without its file
+        except (Changed, OSError):
+            if why is not None and not os.path.lexists(target):
+                with contextlib.suppress(OSError):
+                    files.unlink_alias(why_of(target))  # a reason without its file
             raise
         claim.finish(claimed)
         return target

@@ -24,7 +24,7 @@ from ingest.errors import Changed, FileProblem, LedgerError, OpenRemUnreachable,
 from ingest.housekeeping import Housekeeping
 from ingest.intake import Intake
 from ingest.ledger import Ledger, Overtaken
-from ingest.model import Done, Failed, Importer, Job, Outcome, Shortfall, State, Vanished
+from ingest.model import Done, Failed, Importer, Job, Outcome, Shortfall, Snapshot, State, Vanished
 from ingest.openrem.importers import OpenRem
 from ingest.setback import LOOK_AGAIN_S, Setbacks
 from ingest.verify import Proof, verify
@@ -60,7 +60,11 @@ class Engine:
         self.context = context = Context(
             ledger=ledger, inboxes=inboxes, clock=clock, stopping=stopping, on_end=on_end
         )
-        self._setbacks = Setbacks(context, look_again_s=min(LOOK_AGAIN_S, retry.maximum_s))
+        self._setbacks = Setbacks(
+            context,
+            look_again_s=min(LOOK_AGAIN_S, retry.maximum_s),
+            at_most_s=retry.maximum_s,
+        )
         self._retry = retry
         self._work = work
         self._picking = threading.Lock()
@@ -123,7 +127,7 @@ class Engine:
         began = self.context.now()
         claimed = self.context.claim_of(inbox, job)
         try:
-            outcome = self._hand_over(inbox, job, claimed, job.importer, openrem)
+            outcome, held = self._hand_over(inbox, job, claimed, job.importer, openrem)
         except Changed:
             self._setbacks.start_again(job, claimed)
         except OpenRemUnreachable as trouble:
@@ -134,15 +138,18 @@ class Engine:
         except OSError as error:
             self._setbacks.cannot_move(job, claimed, error)
         else:
-            self._judge(inbox, job, claimed, outcome, began)
+            self._judge(inbox, job, claimed, outcome, held, began)
 
     def _hand_over(
         self, inbox: Inbox, job: Job, claimed: Claim, importer: Importer, openrem: OpenRem
-    ) -> Outcome:
+    ) -> tuple[Outcome, Snapshot]:
         """Have the very version that we looked at imported, under a name that may be deleted.
 
         A file that is to stay is read in place, and its alias lies elsewhere: its folder may
-        be read-only.
+        be read-only. The alias of a claim goes with the claim.
+
+        Returns:
+            The outcome, and what the file was meanwhile: nothing has moved its ctime since.
         """
         if inbox.after == "keep":
             path, alias = job.path, os.path.join(self._work, claimed.id.encode() + b".dcm")
@@ -150,13 +157,16 @@ class Engine:
         else:
             path, alias = claimed.path, claimed.alias
             self._take(inbox, job, claimed)
-        files.link_aside(path, alias)
         try:
+            files.link_aside(path, alias)
+            held = files.check_identity(path, job.snapshot)
             outcome = openrem.import_object(alias, importer)
+            is_whole = os.path.lexists(alias)  # OpenREM may delete it, which moves the ctime
+            held = files.check_identity(path, held, exact=inbox.is_local and is_whole)
         finally:
-            files.unlink_alias(alias)
-        files.check_identity(path, job.snapshot)
-        return outcome
+            if inbox.after == "keep":
+                files.unlink_alias(alias)
+        return outcome, held
 
     def _take(self, inbox: Inbox, job: Job, claimed: Claim) -> None:
         """Set the file aside. `Changed` if somebody still writes to it."""
@@ -170,13 +180,19 @@ class Engine:
             raise Changed("somebody has it open for writing")
 
     def _judge(
-        self, inbox: Inbox, job: Job, claimed: Claim, outcome: Outcome, began: float
+        self,
+        inbox: Inbox,
+        job: Job,
+        claimed: Claim,
+        outcome: Outcome,
+        held: Snapshot,
+        began: float,
     ) -> None:
         assert job.header is not None  # noqa: S101 - see _import
         assert job.importer is not None  # noqa: S101
         match outcome:
             case Done(facts=facts):
-                verdict = verify(job.snapshot, job.header, job.importer, facts)
+                verdict = verify(held, job.header, job.importer, facts)
                 for warning in facts.warnings:
                     _log.warning("import.warning", **self.context.who(job), warning=warning)
                 if isinstance(verdict, Proof):
@@ -194,23 +210,25 @@ class Engine:
 
     def _finish(self, inbox: Inbox, job: Job, claimed: Claim, proof: Proof, began: float) -> None:
         """With the proof in the ledger, dispose of the file as its folder says."""
+        told = job.reason
         self.context.ledger.proven(job, proof.evidence, self.context.now())
         job = self.context.ledger.get(job.id)
         now_at = b""
         try:
             if inbox.after == "delete":
-                dispose.delete(claimed, proof)
+                dispose.delete(claimed, proof, local=inbox.is_local)
             elif inbox.after == "archive":
                 assert inbox.archive is not None  # noqa: S101 - the configuration demands it
                 self.context.presence.check_target(inbox.archive)
                 today = datetime.fromtimestamp(self.context.now()).astimezone().date()
-                now_at = dispose.archive(claimed, proof, inbox.archive, today)
+                now_at = dispose.archive(claimed, proof, inbox.archive, today, local=inbox.is_local)
         except Changed:
             self._setbacks.start_again(job, claimed)
             return
         except OSError as error:
-            self._setbacks.cannot_move(job, claimed, error)
+            self._setbacks.cannot_move(job, claimed, error, told)
             return
+        self._setbacks.moved(inbox)
         self.context.ledger.end(job, State.DONE, self.context.now())
         self.context.emptied(inbox, job.path)
         _log.info(

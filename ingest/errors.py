@@ -14,6 +14,7 @@ Every ``Reason`` has a stable code. Users meet it in the log, in ``status`` and 
 ``.why.json`` beside a quarantined file; a code, once published, never changes its meaning.
 """
 
+import errno
 from dataclasses import dataclass
 from enum import Enum
 
@@ -253,6 +254,21 @@ class Reason(Enum):
         "openrem-ingest may not move it out of its folder",
         "give the user that openrem-ingest runs as write permission on the folder",
     )
+    DISK_FULL = _Words(
+        Kind.TRANSIENT,
+        "the disk that it lies on, or that it is to be moved to, is full",
+        "free space on it (or inodes, see df -i); nothing is lost, all goes on by itself then",
+    )
+    DISK_READ_ONLY = _Words(
+        Kind.TRANSIENT,
+        "the disk that it lies on, or that it is to be moved to, is read-only",
+        "check that disk and have it writable again; nothing is lost, all goes on by itself then",
+    )
+    DISK_AWAY = _Words(
+        Kind.TRANSIENT,
+        "the disk or share that it lies on, or that it is to be moved to, is not there",
+        "mount it again; nothing is lost, all goes on by itself then",
+    )
     INTERNAL_ERROR = _Words(
         Kind.UNKNOWN,
         "openrem-ingest itself failed on it",
@@ -316,3 +332,22 @@ class Reason(Enum):
     def from_code(cls, code: str) -> "Reason":
         """The reason with this code; `KeyError` where there is none."""
         return cls[code.upper().replace("-", "_")]
+
+
+# What keeps a file from being moved, for now.
+HINDRANCES = frozenset(
+    {Reason.CANNOT_MOVE, Reason.DISK_FULL, Reason.DISK_READ_ONLY, Reason.DISK_AWAY}
+)
+_OF_THE_DISK = {
+    errno.ENOSPC: Reason.DISK_FULL,
+    errno.EDQUOT: Reason.DISK_FULL,
+    errno.EROFS: Reason.DISK_READ_ONLY,
+    errno.ENODEV: Reason.DISK_AWAY,
+    errno.ENOTCONN: Reason.DISK_AWAY,
+    errno.ESTALE: Reason.DISK_AWAY,
+}
+
+
+def hindrance(error: OSError) -> Reason:
+    """Why a file can't be moved."""
+    return _OF_THE_DISK.get(error.errno or 0, Reason.CANNOT_MOVE)

@@ -37,14 +37,26 @@ def snapshot(path: bytes) -> Snapshot:
     return Snapshot.of(os.lstat(path))
 
 
-def check_identity(path: bytes, expected: Snapshot) -> None:
-    """Raise `Changed` unless ``path`` still is the version of the file that we know."""
+def check_identity(path: bytes, expected: Snapshot, *, exact: bool = False) -> Snapshot:
+    """Raise `Changed` unless ``path`` still is the version of the file that we know.
+
+    Args:
+        path: the file.
+        expected: what it was.
+        exact: not even its ctime may have moved. Size and mtime can be made what they were, the
+            ctime can't; but our own renames and links move it, too, and a file server may show
+            that late.
+
+    Returns:
+        What it is, with its ctime of now.
+    """
     try:
         found = snapshot(path)
     except FileNotFoundError:
         raise Changed("it is gone") from None
-    if found != expected:
+    if found != expected or (exact and found.ctime_ns != expected.ctime_ns):
         raise Changed
+    return found
 
 
 def move(source: bytes, target: bytes) -> None:
@@ -76,25 +88,31 @@ def _rename_noreplace(source: bytes, target: bytes) -> bool:
     raise OSError(code, os.strerror(code))
 
 
-def move_durably(source: bytes, target: bytes, expected: Snapshot) -> None:
+def move_durably(source: bytes, target: bytes, expected: Snapshot, *, exact: bool = False) -> None:
     """Move a file, also across file systems, so that no power cut can lose it.
+
+    Args:
+        source: the file.
+        target: where it is to lie.
+        expected: what it was.
+        exact: see `check_identity`.
 
     Raises:
         FileExistsError: something lies at the target.
         Changed: the source is no longer what was expected; it stays.
     """
-    check_identity(source, expected)
+    check_identity(source, expected, exact=exact)
     try:
         move(source, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        _copy_over(source, target, expected)
+        _copy_over(source, target, expected, exact=exact)
     sync_folder(os.path.dirname(target))
     sync_folder(os.path.dirname(source))
 
 
-def _copy_over(source: bytes, target: bytes, expected: Snapshot) -> None:
+def _copy_over(source: bytes, target: bytes, expected: Snapshot, *, exact: bool) -> None:
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     mode = os.lstat(source).st_mode
@@ -105,14 +123,22 @@ def _copy_over(source: bytes, target: bytes, expected: Snapshot) -> None:
     else:  # a pipe or device: opening it could block, or do something
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
     try:
-        check_identity(source, expected)
+        check_identity(source, expected, exact=exact)
     except Changed:
         os.unlink(target)  # noqa: TID251 - our own copy, of what is no longer there
         raise
     # The copy's name must be on the disk first: two file systems keep no common order, and a
     # power cut could else forget the new name and remember that the old one went.
     sync_folder(os.path.dirname(target))
-    os.unlink(source)  # noqa: TID251 - its copy is complete, synced and in place
+    try:
+        os.unlink(source)  # noqa: TID251 - its copy is complete, synced and in place
+    except FileNotFoundError:
+        pass
+    except OSError:
+        with contextlib.suppress(OSError):  # it must not stay in both places
+            os.lstat(source)  # a file server may have done what it says it could not
+            os.unlink(target)  # noqa: TID251 - our own copy
+        raise
 
 
 def _copy_contents(source: bytes, target: bytes) -> None:
@@ -215,9 +241,9 @@ def read_small(path: bytes, most: int) -> bytes:
     return content
 
 
-def remove(path: bytes, expected: Snapshot) -> None:
+def remove(path: bytes, expected: Snapshot, *, exact: bool = False) -> None:
     """Remove one file if it still is what was expected, durably. Raises `Changed` if not."""
-    check_identity(path, expected)
+    check_identity(path, expected, exact=exact)
     os.unlink(path)  # noqa: TID251 - the one place
     sync_folder(os.path.dirname(path))
 

@@ -5,9 +5,9 @@ import errno
 import os
 from typing import assert_never
 
-from ingest import dicom, files, log, rules
+from ingest import claim, dicom, files, log, rules
 from ingest.context import Context, Inbox, words
-from ingest.errors import FileProblem, LedgerError, Reason
+from ingest.errors import HINDRANCES, FileProblem, LedgerError, Reason
 from ingest.ledger import Overtaken
 from ingest.model import IN_HAND, LIVE, Ignore, Import, Job, Keep, Reject, Snapshot, State
 from ingest.setback import Setbacks
@@ -63,11 +63,14 @@ class Intake:
         job = self._context.ledger.find(path)
         if job is not None and self._is_known(inbox, job, found):
             return False
-        if job is not None and job.snapshot == found and self._is_held_fast(job):
+        if job is not None and job.snapshot == found and self._is_held_fast(inbox, job):
             self._context.wait(job, job.reason, job.detail, CLOSED_S)
             return False
         is_new = job is None or job.state not in LIVE or job.snapshot.inode != found.inode
-        if job is None or job.snapshot != found or job.state is not State.SEEN:
+        is_ours = (
+            job is not None and job.state is State.SEEN and not self._is_taken_over(inbox, job)
+        )
+        if job is None or job.snapshot != found or not is_ours:
             job = self._context.ledger.see(
                 drop=inbox.name, path=path, snapshot=found, now=self._context.now()
             )
@@ -106,18 +109,24 @@ class Intake:
         if job.snapshot != found:
             return False
         if job.state is State.SEEN:
-            return job.not_before > self._context.now()
+            waits = job.not_before > self._context.now()
+            return waits and not self._is_taken_over(inbox, job)
         if job.state is State.LEFT:
             return job.not_before > self._context.now() and job.drop == inbox.name
         if job.state in LIVE:
             return job.drop == inbox.name
         return job.state is State.DONE and inbox.after == "keep" and job.drop == inbox.name
 
-    def _is_held_fast(self, job: Job) -> bool:
+    def _is_taken_over(self, inbox: Inbox, job: Job) -> bool:
+        """Was it another one that could not move it? A manual import that leaves it there can."""
+        return job.drop != inbox.name and job.reason in HINDRANCES
+
+    def _is_held_fast(self, inbox: Inbox, job: Job) -> bool:
         """Could it not be moved, and is its folder still closed to us? Then nothing has changed."""
         return (
             job.state is State.LEFT
-            and job.reason is Reason.CANNOT_MOVE
+            and job.drop == inbox.name
+            and job.reason in HINDRANCES
             and not os.access(os.path.dirname(job.path), os.W_OK | os.X_OK)
         )
 
@@ -183,5 +192,9 @@ class Intake:
         job = self._context.ledger.find(path)
         if job is None or job.state not in (State.SEEN, State.READY, State.LEFT):
             return
-        if not self._context.is_offline(inbox):
+        place = os.path.relpath(path, inbox.root)
+        if job.reason in HINDRANCES and claim.holds(inbox.root, place):
+            # It was set aside when its disk became read-only, and could not be put back.
+            self._context.wait(job, job.reason, job.detail, CLOSED_S)
+        elif not self._context.is_offline(inbox):
             self._context.ledger.end(job, State.GONE, self._context.now())

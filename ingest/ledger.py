@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from ingest.config import BY_HAND
-from ingest.errors import IngestError, Reason
+from ingest.errors import HINDRANCES, IngestError, Reason
 from ingest.ledger_file import LedgerFile, digest, stored
 from ingest.model import IN_HAND, LIVE, Header, Importer, Job, Snapshot, State, check_transition
 
@@ -140,7 +140,11 @@ class Ledger(LedgerFile):
     def ready(
         self, job: Job, *, header: Header, importer: Importer, order: str, now: float
     ) -> None:
-        """Note that a file is complete and decided on."""
+        """Note that a file is complete and decided on.
+
+        What kept it from being moved at an earlier attempt stays noted until that is over.
+        """
+        stuck = job.reason in HINDRANCES
         self._move(
             job,
             State.READY,
@@ -150,8 +154,8 @@ class Ledger(LedgerFile):
             sop_uid=header.sop_instance_uid,
             study_order=order,
             importer=importer.value,
-            reason=None,
-            detail="",
+            reason=job.reason.code if job.reason and stuck else None,
+            detail=job.detail if stuck else "",
             not_before=0.0,
         )
 

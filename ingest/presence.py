@@ -5,6 +5,7 @@ are not gone, and what is moved into it now would be hidden later. So it is reme
 folder the file system of each began; once nothing begins there any more, the share is offline.
 """
 
+import errno
 import os
 import threading
 from dataclasses import dataclass
@@ -60,13 +61,13 @@ class Presence:
         return self._ledger.said(_key(folder)) is not None
 
     def check_target(self, folder: bytes) -> None:
-        """Raise `OSError` if files moved to this folder would lie on the wrong file system.
+        """Raise `OSError` (ENODEV) if a file moved there would lie on the wrong file system.
 
         It may not exist yet.
         """
         absence = self._unmounted(folder, AUTO)
         if absence is not None:
-            raise OSError(absence.why)
+            raise OSError(errno.ENODEV, absence.why)
         identity = mounts.folder_identity(folder)
         if identity is not None:
             self._learn(folder, AUTO, identity)

@@ -6,23 +6,39 @@ from datetime import UTC, datetime
 from ingest import claim, dispose, files, log, quarantine
 from ingest.claim import Claim
 from ingest.context import Context, Inbox, words
-from ingest.errors import Changed, FileProblem, Reason
+from ingest.errors import Changed, FileProblem, Reason, hindrance
 from ingest.ledger import NEVER
 from ingest.model import LIVE, Job, Shortfall, State
 from ingest.policy import UNKNOWN_ATTEMPTS
 
 _log = log.get(__name__)
 
-LOOK_AGAIN_S = 60.0  # at the most, at a file that can't be moved for now
+LOOK_AGAIN_S = 60.0  # at first, at a file that can't be moved for now
+PATIENCE_SHARE = 0.5  # of the time that a folder has been stuck: a backlog is not asked for ever
 
 
 class Setbacks:
     """The ways back."""
 
-    def __init__(self, context: Context, *, look_again_s: float = LOOK_AGAIN_S) -> None:
-        """Work in this context; look at what can't be moved again after so long."""
+    def __init__(
+        self,
+        context: Context,
+        *,
+        look_again_s: float = LOOK_AGAIN_S,
+        at_most_s: float = LOOK_AGAIN_S,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            context: what the turns share.
+            look_again_s: after so long what can't be moved is looked at again,
+            at_most_s: or up to so long, the longer its folder has been stuck.
+        """
         self._context = context
         self._look_again_s = look_again_s
+        self._at_most_s = at_most_s
+        self._stuck_since: dict[str, float] = {}  # by inbox
+        self._told_claims: set[bytes] = set()  # that can't be put back
 
     def refuse(self, inbox: Inbox, job: Job, reason: Reason, detail: str) -> None:
         """Quarantine a file that isn't claimed yet, or leave it where the folder is not ours."""
@@ -35,15 +51,16 @@ class Setbacks:
             place=os.path.relpath(job.path, inbox.root),
         )
         self._context.in_hand[claimed.id] = job  # first, as in _pick
+        told = job.reason
         try:
             self._context.ledger.rejected(job, reason, detail, self._context.now())
             job = self._context.ledger.get(job.id)
             claim.take(claimed, job.snapshot)
-            self._quarantine(inbox, job, claimed, reason, detail)
+            self._quarantine(inbox, job, claimed, told)
         except Changed:
             self.start_again(job, claimed)
         except FileProblem as problem:
-            self.leave_for_now(inbox, job, problem)
+            self.leave_for_now(inbox, job, problem, told)
         finally:
             self._context.in_hand.pop(claimed.id, None)
 
@@ -53,21 +70,22 @@ class Setbacks:
             claim.release(claimed)
             self.leave(inbox, job, shortfall.reason, shortfall.detail)
             return
+        told = job.reason
         self._context.ledger.rejected(job, shortfall.reason, shortfall.detail, self._context.now())
         job = self._context.ledger.get(job.id)
         try:
             if not os.path.lexists(claimed.path):  # a file that was read in place
                 claim.take(claimed, job.snapshot)
-            self._quarantine(inbox, job, claimed, shortfall.reason, shortfall.detail)
+            self._quarantine(inbox, job, claimed, told)
         except Changed:
             self.start_again(job, claimed)
         except FileProblem as problem:
-            self.leave_for_now(inbox, job, problem)
+            self.leave_for_now(inbox, job, problem, told)
 
-    def _quarantine(
-        self, inbox: Inbox, job: Job, claimed: Claim, reason: Reason, detail: str
-    ) -> None:
+    def _quarantine(self, inbox: Inbox, job: Job, claimed: Claim, told: Reason | None) -> None:
         assert inbox.quarantine is not None  # noqa: S101 - the callers asked
+        assert job.reason is not None  # noqa: S101 - it was rejected for one
+        reason, detail = job.reason, job.detail
         why = dispose.Why(
             reason=reason,
             detail=detail,
@@ -81,10 +99,13 @@ class Setbacks:
         )
         try:
             self._context.presence.check_target(inbox.quarantine)
-            now_at = dispose.quarantine(claimed, job.snapshot, inbox.quarantine, why)
+            now_at = dispose.quarantine(
+                claimed, job.snapshot, inbox.quarantine, why, local=inbox.is_local
+            )
         except OSError as error:
-            self.cannot_move(job, claimed, error)
+            self.cannot_move(job, claimed, error, told)
             return
+        self.moved(inbox)
         self._context.ledger.end(job, State.QUARANTINED, self._context.now())
         self._context.emptied(inbox, job.path)
         place = os.path.relpath(now_at, inbox.quarantine)
@@ -138,36 +159,75 @@ class Setbacks:
         self._context.wait(job, Reason.CHANGED, "", quiet_s)
 
     def leave(
-        self, inbox: Inbox, job: Job, reason: Reason, detail: str, again_s: float | None = None
+        self,
+        inbox: Inbox,
+        job: Job,
+        reason: Reason,
+        detail: str,
+        *,
+        again_s: float | None = None,
+        told: Reason | None = None,
     ) -> None:
         """It stays in its folder: say so once, and look again if that may help."""
         now = self._context.now()
         self._context.ledger.left(
             job, reason, detail, now, not_before=NEVER if again_s is None else now + again_s
         )
-        if job.reason is not reason:
+        if reason not in (job.reason, told):
             _log.warning("file.left", **self._context.who(job), **words(reason, detail))
             self._context.tell(inbox, job, State.LEFT, reason=reason, detail=detail)
 
-    def leave_for_now(self, inbox: Inbox, job: Job, problem: FileProblem) -> None:
-        """It can't be moved now; it is looked at again after a while."""
-        self.leave(inbox, job, problem.reason, problem.detail, self._look_again_s)
+    def leave_for_now(
+        self, inbox: Inbox, job: Job, problem: FileProblem, told: Reason | None = None
+    ) -> None:
+        """It can't be moved now; it is looked at again after a while.
 
-    def cannot_move(self, job: Job, claimed: Claim, error: OSError) -> None:
-        """A full or read-only target: the file goes back, and all is tried again later."""
+        Args:
+            inbox: its folder.
+            job: the file.
+            problem: what is in the way.
+            told: what was in the way at the last attempt, where the job no longer says so.
+        """
+        again_s = self._pause_s(inbox.name)
+        self.leave(inbox, job, problem.reason, problem.detail, again_s=again_s, told=told)
+
+    def cannot_move(
+        self, job: Job, claimed: Claim, error: OSError, told: Reason | None = None
+    ) -> None:
+        """A full or read-only target: the file goes back, and all is tried again later.
+
+        Args:
+            job: the file.
+            claimed: where it is.
+            error: what is in the way.
+            told: what was in the way at the last attempt, where the job no longer says so.
+        """
         claim.release(claimed)
-        detail = error.strerror or type(error).__name__
-        who = self._context.who(job)
-        _log.error("file.cannot-move", **who, **words(Reason.CANNOT_MOVE, detail))
-        job = self._context.see_again(job, job.snapshot)
-        self._context.wait(job, Reason.CANNOT_MOVE, detail, self._look_again_s)
+        reason, detail = hindrance(error), error.strerror or type(error).__name__
+        if reason not in (job.reason, told):
+            who = self._context.who(job)
+            _log.error("file.cannot-move", **who, **words(reason, detail))
+        # First: once it is seen again, others may take it up.
+        self._context.wait(job, reason, detail, self._pause_s(job.drop))
+        self._context.see_again(job, job.snapshot)
+
+    def moved(self, inbox: Inbox) -> None:
+        """A file of this folder could be moved: whatever was in the way is over."""
+        self._stuck_since.pop(inbox.name, None)
+
+    def _pause_s(self, drop: str) -> float:
+        now = self._context.now()
+        stuck_s = now - self._stuck_since.setdefault(drop, now)
+        return max(self._look_again_s, min(stuck_s * PATIENCE_SHARE, self._at_most_s))
 
     def put_back(self, inbox: Inbox, claimed: Claim) -> None:
         """Put a file back that nobody works on."""
         name = log.safe_name(claimed.place)
         if claim.release(claimed):
+            self._told_claims.discard(claimed.path)
             _log.info("claim.put-back", drop=inbox.name, file=name)
-        elif not os.path.lexists(claimed.original):
+        elif claimed.path not in self._told_claims and not os.path.lexists(claimed.original):
+            self._told_claims.add(claimed.path)
             _log.error(
                 "claim.cannot-put-back",
                 drop=inbox.name,

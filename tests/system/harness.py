@@ -436,6 +436,57 @@ class Ground:
             return connection.execute(sql, values).fetchall()
 
 
+# Runs in OpenREM's interpreter before anything else: an import can be held at some moments.
+_HOLDS = """
+import json, os, sys, time
+loads, dumps, sleep = json.loads, json.dumps, time.sleep
+def hold(moment):
+    mark = os.path.join({folder!r}, moment)
+    if os.path.exists(mark):
+        open(mark + " here", "w").close()
+        while os.path.exists(mark):
+            sleep(0.02)
+def asked(line, *args, **kwargs):
+    request = loads(line, *args, **kwargs)
+    if isinstance(request, dict) and request.get("op") == "import":
+        hold("asked")
+        openrem = sys.modules["__main__"].OpenREM
+        plain = openrem._in_one_transaction
+        def when_read(*args):
+            openrem._in_one_transaction = plain
+            hold("read")
+            return plain(*args)
+        openrem._in_one_transaction = when_read
+    return request
+def answered(answer, *args, **kwargs):
+    if "studies" in answer:
+        hold("committed")
+    return dumps(answer, *args, **kwargs)
+json.loads, json.dumps = asked, answered
+"""
+
+
+class Moments:
+    """Holds imports: once OpenREM is ``asked``, has ``read`` the file, or has ``committed``."""
+
+    def __init__(self, ground: Ground) -> None:
+        """Before the service starts."""
+        self._folder = ground.root / "moments"
+        self._folder.mkdir()
+        ground.patch_openrem(_HOLDS.format(folder=str(self._folder)))
+
+    @contextmanager
+    def hold(self, moment: str) -> Iterator[Callable[[], None]]:
+        """Hold the next import at this moment until the end; gives what waits for it."""
+        mark, here = self._folder / moment, self._folder / f"{moment} here"
+        here.unlink(missing_ok=True)
+        mark.touch()
+        try:
+            yield lambda: until(here.exists, f"an import is held: {moment}")
+        finally:
+            mark.unlink()
+
+
 HELD = """
 SELECT study.study_instance_uid, study.modality_type, study.number_of_events,
        (SELECT count(*) FROM remapp_irradeventxraydata AS event

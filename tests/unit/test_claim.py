@@ -155,9 +155,19 @@ def test_no_folder_is_made_in_the_place_of_a_drop_folder_that_is_away(root: byte
     assert not os.path.lexists(root)
 
 
-@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EXDEV, errno.ENOSPC])
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (errno.EACCES, Reason.CANNOT_MOVE),
+        (errno.EXDEV, Reason.CANNOT_MOVE),
+        (errno.EROFS, Reason.DISK_READ_ONLY),
+        (errno.ENOSPC, Reason.DISK_FULL),
+        (errno.EDQUOT, Reason.DISK_FULL),
+        (errno.ESTALE, Reason.DISK_AWAY),
+    ],
+)
 def test_a_file_that_may_not_be_moved_stays_and_says_why(
-    root: bytes, code: int, monkeypatch: pytest.MonkeyPatch
+    root: bytes, code: int, reason: Reason, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claimed = a_claim(root)
     old = drop(claimed)
@@ -170,7 +180,7 @@ def test_a_file_that_may_not_be_moved_stays_and_says_why(
     with pytest.raises(FileProblem) as caught:
         claim.take(claimed, old)
 
-    assert caught.value.reason is Reason.CANNOT_MOVE
+    assert caught.value.reason is reason
     assert caught.value.detail == errno.errorcode[code]
     assert os.listdir(root) == [b"file.dcm"]
 

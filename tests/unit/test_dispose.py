@@ -1,5 +1,6 @@
 """`ingest.dispose`: only what was proven goes, and what is refused keeps its reason beside it."""
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -47,6 +48,7 @@ class Place:
         self.send(CONTENT)
         self.expected = files.snapshot(self.claimed.original)
         claim.take(self.claimed, self.expected)
+        self.expected = files.snapshot(self.claimed.path)  # the rename has moved its ctime
 
     def send(self, content: bytes) -> None:
         """Write the file into the drop folder, as its sender does."""
@@ -146,6 +148,73 @@ DISPOSALS: dict[str, Dispose] = {
     "quarantine": lambda place: dispose.quarantine(place.claimed, place.expected, place.into, WHY),
 }
 disposals = pytest.mark.parametrize("act", DISPOSALS.values(), ids=DISPOSALS)
+
+
+def _delete_local(place: Place) -> bytes:
+    dispose.delete(place.claimed, place.proof, local=True)
+    return b""
+
+
+PROVEN_LOCAL: dict[str, Dispose] = {
+    "delete": _delete_local,
+    "archive": lambda place: dispose.archive(
+        place.claimed, place.proof, place.into, TODAY, local=True
+    ),
+}
+LOCAL: dict[str, Dispose] = {
+    **PROVEN_LOCAL,
+    "quarantine": lambda place: dispose.quarantine(
+        place.claimed, place.expected, place.into, WHY, local=True
+    ),
+}
+
+
+@pytest.mark.parametrize("act", LOCAL.values(), ids=LOCAL)
+def test_what_somebody_has_open_for_writing_stays(folder: bytes, act: Dispose) -> None:
+    place = Place(folder)
+    with open(place.claimed.path, "r+b"), pytest.raises(Changed, match="open for writing"):
+        act(place)
+    assert place.held() == [place.claimed.path]
+    assert everything_below(place.into) == []
+    act(place)
+    assert not os.path.lexists(place.claimed.path)
+
+
+@pytest.mark.parametrize("act", PROVEN_LOCAL.values(), ids=PROVEN_LOCAL)
+def test_what_was_written_over_stays_although_size_and_time_are_as_before(
+    folder: bytes, act: Dispose
+) -> None:
+    place = Place(folder)
+    before = os.stat(place.claimed.path)
+    with open(place.claimed.path, "r+b") as file:
+        file.write(CONTENT[::-1])
+    os.utime(place.claimed.path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(Changed):
+        act(place)
+    assert content_of(place.claimed.path) == CONTENT[::-1]
+
+
+@pytest.mark.parametrize("act", LOCAL.values(), ids=LOCAL)
+def test_what_is_gone_before_it_is_disposed_of_is_told_as_gone(folder: bytes, act: Dispose) -> None:
+    place = Place(folder)
+    os.unlink(place.claimed.path)
+    with pytest.raises(Changed, match="it is gone"):
+        act(place)
+
+
+def test_a_reason_does_not_stay_without_its_file(
+    folder: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There was room for it on the disk, but none for the file."""
+    place = Place(folder)
+
+    def full(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "move", full)
+    with pytest.raises(OSError, match="No space"):
+        dispose.quarantine(place.claimed, place.expected, place.into, WHY)
+    assert everything_below(place.into) == []
 
 
 def rewritten(path: bytes) -> None:
@@ -278,11 +347,11 @@ def test_a_file_that_comes_to_the_name_meanwhile_is_not_replaced(
     place = Place(folder)
     real = files.move_durably
 
-    def late(source: bytes, target: bytes, expected: Snapshot) -> None:
+    def late(source: bytes, target: bytes, expected: Snapshot, *, exact: bool) -> None:
         if target == place.into + b"/file.dcm":
             with open(target, "wb") as file:
                 file.write(b"faster")
-        real(source, target, expected)
+        real(source, target, expected, exact=exact)
 
     monkeypatch.setattr(files, "move_durably", late)
 

@@ -1,5 +1,6 @@
 """`ingest.files`: nothing is replaced, nothing unknown is removed, and no crash loses a file."""
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -273,6 +274,48 @@ def test_a_file_that_changes_while_it_is_copied_stays_and_its_copy_goes(
 
     assert content_of(folder + b"/file") == CONTENT + b"!"
     assert os.listdir(elsewhere) == []
+
+
+def test_a_file_that_can_t_be_removed_from_its_disk_is_not_in_two_places(
+    folder: bytes, elsewhere: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its disk became read-only while it was copied."""
+    expected = put(folder + b"/file")
+    real = os.unlink
+
+    def refuse(path: bytes) -> None:
+        if path == folder + b"/file":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        real(path)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+
+    with pytest.raises(OSError, match="Read-only"):
+        files.move_durably(folder + b"/file", elsewhere + b"/file", expected)
+
+    assert content_of(folder + b"/file") == CONTENT
+    assert os.listdir(elsewhere) == []
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOENT])
+def test_a_copy_stays_where_the_file_went_in_spite_of_an_error(
+    folder: bytes, elsewhere: bytes, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file server did it, and its answer was lost: the copy is all that there is."""
+    expected = put(folder + b"/file")
+    real = os.unlink
+
+    def lose_the_answer(path: bytes) -> None:
+        real(path)
+        if path == folder + b"/file":
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "unlink", lose_the_answer)
+
+    with contextlib.suppress(OSError):
+        files.move_durably(folder + b"/file", elsewhere + b"/file", expected)
+
+    assert content_of(elsewhere + b"/file") == CONTENT
 
 
 def test_a_copy_that_differs_is_no_copy(

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingest.errors import Reason, hindrance
 from ingest.ledger import Ledger
 from ingest.mounts import edge, folder_identity, is_edge, is_network
 from ingest.presence import NONE, Presence
@@ -158,8 +159,9 @@ def test_a_share_that_is_not_mounted_is_no_empty_folder(ledger: Ledger, share: b
             absence = presence.absence(folder)
             assert absence is not None
             assert absence.why == f"nothing is mounted at {os.fsdecode(share)}"
-        with pytest.raises(OSError, match="nothing is mounted"):
+        with pytest.raises(OSError, match="nothing is mounted") as caught:
             presence.check_target(inside)
+        assert hindrance(caught.value) is Reason.DISK_AWAY
         assert presence.absence(share, NONE) is None
     with mounted(share):
         assert Presence(ledger).absence(share) is None

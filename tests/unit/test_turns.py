@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,46 @@ def test_a_folder_without_rights_costs_no_word_and_no_row_each_minute(bench: Ben
     bench.time += 100
     bench.intake.look_at_due(10)
     assert bench.job(path).state is State.READY
+
+
+def test_the_longer_a_target_is_full_the_less_often_it_is_tried(bench: Bench) -> None:
+    """A backlog would else be imported anew each minute; once something moves, all is as before."""
+    path = bench.put()
+    setbacks = Setbacks(bench.context, look_again_s=60.0, at_most_s=900.0)
+    claimed = Claim(id="1", root=bench.inbox.root, place=b"x.dcm")
+    pauses, said = [], []
+    for later_s in (0, 700, 6000):
+        bench.time += later_s
+        bench.intake.look(bench.inbox, path)
+        told = bench.job(path).reason
+        bench.ledger.claimed(bench.job(path), claimed.id, bench.time)
+        bench.ledger.proven(bench.job(path), "", bench.time)
+        with capture_logs() as log:
+            setbacks.cannot_move(bench.job(path), claimed, OSError(errno.ENOSPC, ""), told)
+        said.append(len(log))
+        pauses.append(bench.job(path).not_before - bench.time)
+    assert pauses == pytest.approx([60, 350, 900])
+    assert said == [1, 0, 0]
+    assert bench.job(path).reason is Reason.DISK_FULL
+    setbacks.moved(bench.inbox)
+    assert setbacks._pause_s(bench.inbox.name) == 60
+
+
+def test_what_is_left_there_can_be_imported_by_hand(bench: Bench) -> None:
+    """Although the service waits until it can move it."""
+    path = bench.put()
+    by_hand = replace(bench.inbox, name="by hand")
+    for state, told in ((State.LEFT, Reason.DISK_READ_ONLY), (State.SEEN, Reason.DISK_FULL)):
+        bench.intake.look(bench.inbox, path)
+        if state is State.LEFT:
+            bench.ledger.left(bench.job(path), told, "", bench.time, not_before=bench.time + 60)
+        else:
+            bench.ledger.wait(bench.job(path), reason=told, detail="", not_before=bench.time + 60)
+            bench.context.see_again(bench.job(path), bench.job(path).snapshot)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "access", lambda *_arguments: False)
+            bench.intake.look(by_hand, path)
+        assert (bench.job(path).state, bench.job(path).drop) == (State.READY, "by hand")
 
 
 def test_the_breaker_opens_also_when_the_ledger_is_full(
