@@ -150,7 +150,6 @@ def _is_whole_and_once(ground: Ground, kind: str, objects: Objects) -> None:
     "step",
     [
         "before ledger:Ledger.claimed",
-        "before claim:take",
         "before files:move",
         "after files:move",
         "before openrem.importers:Worker.import_object",
