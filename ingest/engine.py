@@ -138,6 +138,8 @@ class Engine:
         except OSError as error:
             self._setbacks.cannot_move(job, claimed, error)
         else:
+            if isinstance(outcome, Done):
+                self.breaker.worked(began)
             self._judge(inbox, job, claimed, outcome, held, began)
 
     def _hand_over(
@@ -274,5 +276,12 @@ class Engine:
 
     def _stop_intake(self, job: Job, claimed: Claim, reason: Reason, detail: str) -> None:
         """OpenREM is away: the file goes back, and nothing new is begun."""
-        self._setbacks.back(job, claimed, reason=None)
-        self.breaker.open(reason, detail)
+        wait_s = 0.0
+        try:
+            wait_s = self.breaker.open(reason, detail, by_import=True)
+        finally:
+            self._setbacks.back(
+                job,
+                claimed,
+                not_before=self.context.now() + min(wait_s, self._retry.maximum_s),
+            )

@@ -56,6 +56,7 @@ FAILURE: dict[str, Any] = {
     "model": "",
     "at": "rdsr.py:rdsr",
     "database_alive": True,
+    "connection_lost": False,
     "out_of_memory": False,
 }
 

@@ -23,6 +23,7 @@ class Failure:
     at: str = ""
     text: str = ""  # empty where a file is involved: it may quote a patient's values
     database_alive: bool = True
+    connection_lost: bool = False  # in mid-import
     out_of_memory: bool = False
 
 

@@ -14,6 +14,7 @@ _BY_STATE: dict[str, Reason] = {
     "42703": Reason.DATABASE_NOT_READY,  # undefined column
     "42501": Reason.DATABASE_NOT_READY,  # insufficient privilege
     "53100": Reason.DATABASE_NOT_READY,  # disk full
+    "58030": Reason.DATABASE_NOT_READY,  # input or output failed
     "53200": Reason.DATABASE_HICCUP,  # out of memory
     "53300": Reason.DATABASE_UNREACHABLE,  # too many connections
     "55P03": Reason.BUSY,  # lock timeout
@@ -27,6 +28,15 @@ _BY_STATE: dict[str, Reason] = {
     "22021": Reason.BAD_VALUE,  # bytes that are no text
 }
 _CLASS_CONNECTION = ("08", "57P")  # connection exceptions; shutdown, crash, can't connect now
+_WORDS = {
+    "25006": "it is read-only",
+    "42P01": "it lacks a table",
+    "42703": "it lacks a column",
+    "42501": "it lacks a right",
+    "53100": "its disk is full",
+    "53300": "too many connections",
+    "58030": "its disk fails",
+}
 
 _CONNECTION_ERRORS = frozenset({"OperationalError", "InterfaceError"})
 
@@ -39,9 +49,14 @@ def reason_of(failure: Failure) -> Reason:
         return Reason.DATABASE_UNREACHABLE
     if failure.sqlstate in _BY_STATE:
         return _BY_STATE[failure.sqlstate]
-    if failure.sqlstate.startswith(_CLASS_CONNECTION):
-        return Reason.DATABASE_HICCUP
+    if failure.connection_lost or failure.sqlstate.startswith(_CLASS_CONNECTION):
+        return Reason.DATABASE_UNREACHABLE  # it was, though by now it may answer again
     return _by_type(failure)
+
+
+def words_of(sqlstate: str) -> str:
+    """What a SQLSTATE means for the database, where it is the database's fault."""
+    return _WORDS.get(sqlstate, "")
 
 
 def _by_type(failure: Failure) -> Reason:
@@ -51,7 +66,8 @@ def _by_type(failure: Failure) -> Reason:
     if failure.model == "PatientIDSettings":
         return Reason.SETTINGS_MISSING
     if _CONNECTION_ERRORS & families:
-        return Reason.DATABASE_HICCUP
+        # With a SQLSTATE it was an answer, without one there was none.
+        return Reason.DATABASE_HICCUP if failure.sqlstate else Reason.DATABASE_UNREACHABLE
     if "DataError" in families:
         return Reason.BAD_VALUE
     if "FileNotFoundError" in families:

@@ -14,7 +14,7 @@ from ingest.model import Done, Facts, Failed, Importer, Outcome, Vanished
 from ingest.openrem import answers
 from ingest.openrem.answers import Answer, Failure, Greeted, Held, NoAnswer, NotOk, Ready
 from ingest.openrem.child import Child, Lost
-from ingest.openrem.failures import reason_of
+from ingest.openrem.failures import reason_of, words_of
 
 WORKER = Path(__file__).with_name("worker.py")
 START_S = 120.0  # loading OpenREM takes half a second, on a cold and busy machine much longer
@@ -103,7 +103,7 @@ class Worker:
         if answer.vendor != "postgresql":
             raise OpenRemUnreachable(Reason.DATABASE_UNSUPPORTED, answer.vendor)
         if answer.read_only:
-            raise OpenRemUnreachable(Reason.DATABASE_NOT_READY, "it is a read-only standby")
+            raise OpenRemUnreachable(Reason.DATABASE_NOT_READY, "it is read-only")
         if answer.patient_id_settings != 1:
             raise OpenRemUnreachable(Reason.SETTINGS_MISSING)
         return Hello(
@@ -232,7 +232,9 @@ def detail_of(failure: Failure) -> str:
     """What may be told of a failure: type, SQLSTATE, and its words where no file is involved."""
     kind = failure.exception.rpartition(".")[2]
     state = f" {failure.sqlstate}" if failure.sqlstate else ""
-    return f"{kind}{state}: {failure.text}" if failure.text else f"{kind}{state} in {failure.at}"
+    told = f"{kind}{state}: {failure.text}" if failure.text else f"{kind}{state} in {failure.at}"
+    words = words_of(failure.sqlstate)
+    return f"{words}; {told}" if words else told
 
 
 def _as_outage(failure: Failure) -> tuple[Reason, str]:

@@ -90,6 +90,7 @@ class OpenREM:
         self.transaction: Any = transaction
         self.task: Any = None  # the BackgroundTask row of the running import
         self.warnings: list[str] = []  # what went wrong after the commit, if anything
+        self.was_cut_off = False  # has the import in hand lost its connection?
         self.cure()
 
     # -- cures: what must differ from a plain call --------------------------------------------
@@ -239,7 +240,11 @@ class OpenREM:
         if self.connection.vendor != "postgresql":
             return answer
         with self.connection.cursor() as cursor:
-            cursor.execute("SELECT current_setting('server_version'), pg_is_in_recovery()")
+            # Of a standby, and where the database or the user is set so.
+            cursor.execute(
+                "SELECT current_setting('server_version'), "
+                "current_setting('transaction_read_only') = 'on'"
+            )
             answer["server"], answer["read_only"] = cursor.fetchone()
         answer["patient_id_settings"] = self.models.PatientIDSettings.objects.count()
         self.models.GeneralStudyModuleAttr.objects.exists()  # raises where it isn't migrated
@@ -302,7 +307,7 @@ class OpenREM:
     def _in_one_transaction(self, importer: str, dataset: Any, request: Answer) -> bool:
         function = getattr(self.extractors[importer], MODULES[importer][1])
         try:
-            with self.transaction.atomic():
+            with self.transaction.atomic(), self._noticing_a_cut():
                 self._take_the_lock(request.get("lock_wait_s", 300))
                 already = self._is_recorded(importer, dataset)
                 self._open_task(importer)
@@ -319,6 +324,27 @@ class OpenREM:
         finally:
             self.task = None
         return already
+
+    @contextlib.contextmanager
+    def _noticing_a_cut(self) -> Iterator[None]:
+        """Note that the connection broke: no exception can be trusted to tell that.
+
+        psycopg2 has a plain DatabaseError for it, too, and an extractor may make anything of it;
+        and by the time that anybody asks, the database may answer on another connection.
+        """
+        try:
+            yield
+        except Exception:
+            self.was_cut_off = not self._connection_answers()
+            raise
+
+    def _connection_answers(self) -> bool:
+        """Does this very connection still work? What it had begun is rolled back."""
+        try:
+            self.connection.connection.rollback()
+            return bool(self.connection.is_usable())
+        except Exception:  # or there is none any more
+            return False
 
     def _take_the_lock(self, wait_s: float) -> None:
         with self.connection.cursor() as cursor:
@@ -526,17 +552,21 @@ def failure(error: BaseException, openrem: OpenREM | None, *, is_file: bool = Tr
     """
     cause = error.__cause__
     place = traceback.extract_tb(error.__traceback__)[-1]
+    words = " ".join(str(error).split()) if not is_file else ""
+    away = None if openrem is None else _why_no_database(openrem)
     return {
         "exception": _qualified(error),
-        # A path in it need not be text, but the answer must be.
-        "text": "" if is_file else ascii_of(" ".join(str(error).split())[:200]),
+        # A path in it need not be text, but the answer must be. What a new connection is
+        # refused with has nothing to do with the file.
+        "text": ascii_of((words or away or "")[:200]),
         "families": [_qualified_type(kind) for kind in type(error).__mro__],
         "cause": _qualified(cause) if cause is not None else "",
         "sqlstate": getattr(cause, "pgcode", None) or getattr(error, "pgcode", None) or "",
         "errno": getattr(error, "errno", None) if isinstance(error, OSError) else None,
         "model": _model_of(error),
         "at": "%s:%s" % (os.path.basename(place.filename), place.name),
-        "database_alive": openrem is not None and _database_is_alive(openrem),
+        "database_alive": openrem is not None and away is None,
+        "connection_lost": openrem is not None and openrem.was_cut_off,
         "out_of_memory": False,
     }
 
@@ -580,15 +610,18 @@ def _model_of(error: BaseException) -> str:
     return type(error).__qualname__.split(".")[0] if "." in type(error).__qualname__ else ""
 
 
-def _database_is_alive(openrem: OpenREM) -> bool:
-    """The type of an exception can lie (numpy turned a lost connection into a TypeError): ask."""
+def _why_no_database(openrem: OpenREM) -> str | None:
+    """The type of an exception can lie (numpy turned a lost connection into a TypeError): ask.
+
+    None if the database answers, else what was said instead.
+    """
     try:
         openrem.fresh_connection()
         with openrem.connection.cursor() as cursor:
             cursor.execute("SELECT 1")
-    except Exception:
-        return False
-    return True
+    except Exception as error:
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
 
 
 def answer_to(request: Answer, openrem: OpenREM) -> Answer:
@@ -600,6 +633,7 @@ def answer_to(request: Answer, openrem: OpenREM) -> Answer:
         "import": openrem.import_,
     }
     answer: Answer = {"id": request.get("id"), "ok": True}
+    openrem.was_cut_off = False
     try:
         answer.update(handlers[request["op"]](request))
     except Exception as error:

@@ -170,7 +170,9 @@ class Ground:
     after: str = "delete"
     incomplete_after: float = 4.0
     env: dict[str, str] = field(default_factory=dict)  # OpenREM's, if not the usual
+    python: Path | None = None  # OpenREM's interpreter, if not the usual
     openrem: str = ""  # further lines of [openrem]
+    retry: str = ""  # further lines of [retry]
     tables: str = ""  # further tables of the configuration
     services: list[Service] = field(default_factory=list)
 
@@ -214,10 +216,10 @@ class Ground:
             "[settle]",
             f"quiet = 0.5\nincomplete_after = {self.incomplete_after}\ntidy_after = 1.0",
             "[sweep]\nquick = 0.5\nfull = 5.0",
-            "[retry]\ninitial = 0.2\nmaximum = 2.0",
+            f"[retry]\ninitial = 0.2\nmaximum = 2.0\n{self.retry}",
             f'[quarantine]\npath = "{self.failed}"',
             self.tables,
-            f'[openrem]\npython = "{self.site.python}"',
+            f'[openrem]\npython = "{self.python or self.site.python}"',
             self.openrem,
             "[openrem.env]",
             *(f"{key} = {json.dumps(value)}" for key, value in env.items()),

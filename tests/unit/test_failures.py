@@ -14,6 +14,7 @@ def a_failure(
     sqlstate: str = "",
     model: str = "",
     alive: bool = True,
+    lost: bool = False,
     out_of_memory: bool = False,
 ) -> Failure:
     return Failure(
@@ -22,6 +23,7 @@ def a_failure(
         sqlstate=sqlstate,
         model=model,
         database_alive=alive,
+        connection_lost=lost,
         out_of_memory=out_of_memory,
     )
 
@@ -60,9 +62,10 @@ def test_every_failure_has_a_reason(families: list[str], sqlstate: str, model: s
         ("23505", Reason.DATABASE_HICCUP),
         ("22001", Reason.BAD_VALUE),
         ("22021", Reason.BAD_VALUE),
-        ("08006", Reason.DATABASE_HICCUP),
-        ("57P01", Reason.DATABASE_HICCUP),
-        ("57P03", Reason.DATABASE_HICCUP),
+        ("58030", Reason.DATABASE_NOT_READY),
+        ("08006", Reason.DATABASE_UNREACHABLE),
+        ("57P01", Reason.DATABASE_UNREACHABLE),
+        ("57P03", Reason.DATABASE_UNREACHABLE),
     ],
 )
 def test_the_databases_own_word_goes_before_the_type(sqlstate: str, reason: Reason) -> None:
@@ -91,8 +94,10 @@ def test_the_databases_own_word_goes_before_the_type(sqlstate: str, reason: Reas
             ),
             Reason.SETTINGS_MISSING,
         ),
-        (a_failure("django.db.utils.OperationalError"), Reason.DATABASE_HICCUP),
-        (a_failure("django.db.utils.InterfaceError"), Reason.DATABASE_HICCUP),
+        (a_failure("django.db.utils.OperationalError"), Reason.DATABASE_UNREACHABLE),
+        (a_failure("django.db.utils.InterfaceError"), Reason.DATABASE_UNREACHABLE),
+        (a_failure("django.db.utils.OperationalError", sqlstate="53400"), Reason.DATABASE_HICCUP),
+        (a_failure("builtins.TypeError", lost=True), Reason.DATABASE_UNREACHABLE),
         (a_failure("django.db.utils.DataError"), Reason.BAD_VALUE),
         (a_failure("builtins.FileNotFoundError", "builtins.OSError"), Reason.CHANGED),
         (a_failure("builtins.AttributeError"), Reason.IMPORT_FAILED),
@@ -118,3 +123,13 @@ def test_a_race_with_openrems_own_imports_is_tried_again() -> None:
     assert reason_of(a_failure("django.db.utils.IntegrityError", sqlstate="23505")).kind is (
         Kind.TRANSIENT
     )
+
+
+@pytest.mark.parametrize("sqlstate", ["", "08006", "57P01"])
+def test_a_connection_that_broke_is_an_outage_though_the_database_answers_again(
+    sqlstate: str,
+) -> None:
+    """No file pays for it, however soon the database is back."""
+    failure = a_failure("django.db.utils.OperationalError", sqlstate=sqlstate, alive=True)
+
+    assert reason_of(failure).kind is Kind.OUTAGE
