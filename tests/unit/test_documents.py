@@ -106,3 +106,22 @@ def test_every_key_of_the_configuration_is_told_of(readme: str) -> None:
 @pytest.mark.parametrize("state", State, ids=lambda state: state.name)
 def test_every_state_that_status_shows_is_one_of_the_table(state: State) -> None:
     assert state in TRANSITIONS
+
+
+def test_what_shows_a_fault_is_there(readme: str) -> None:
+    """Each test that the table of faults names, and each file of tests."""
+    table = readme.partition("## What it withstands")[2].partition("\n## ")[0]
+    files: dict[str, str] = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        files[path.name] = files.get(path.name, "") + path.read_text(encoding="utf-8")
+    named = 0
+    for row in table.splitlines():
+        file = ""
+        for name in re.findall(r"`((?:[a-z/]*test_\w+\.py)?(?:::\w+)?)`", row):
+            path, _, test = name.partition("::")
+            file = path.rpartition("/")[2] or file
+            assert file in files, name
+            if test:
+                assert re.search(rf"^(def {test}\(|{test} = )", files[file], re.MULTILINE), name
+            named += bool(name)
+    assert named > 50
