@@ -114,10 +114,10 @@ def test_a_file_that_somebody_opened_to_write_is_not_disposed_of(
 
 def test_the_same_objects_in_two_folders_at_once_are_counted_once(ground: Ground) -> None:
     both = [image() for _ in range(COUNT)]
-    for number, content in enumerate(both):
+    service = ground.service().ready()
+    for number, content in enumerate(both):  # in turn, so that they meet in the queue
         ground.put("dx", f"{number}.dcm", content)
         ground.put("mammo", f"{number}.dcm", content)
-    service = ground.service().ready()
     until(ground.is_empty, "all are gone")
     service.stop()
     outcomes = [line["outcome"] for line in service.events() if line["event"] == "file.imported"]
