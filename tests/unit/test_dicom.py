@@ -335,6 +335,17 @@ def test_real_input_error_is_raised(
         look(corpus["DX-Im-DRGEM.dcm"])
 
 
+def test_a_lack_of_memory_is_not_taken_for_a_bad_file(
+    corpus: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: object) -> NoReturn:
+        raise MemoryError
+
+    monkeypatch.setattr(os, "pread", exhausted)
+    with pytest.raises(MemoryError):
+        look(corpus["DX-Im-DRGEM.dcm"])
+
+
 def test_directory_of_a_medium_has_no_uids(look_at: Looker) -> None:
     """A DICOMDIR is whole, but nothing that could be imported."""
     found = look_at(a_meta() + an_element(0x00041130, b"CS", b"DISC"))
