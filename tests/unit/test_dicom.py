@@ -570,6 +570,16 @@ def test_one_data_set_behind_another_is_no_object(look_at: Looker) -> None:
     assert outcome(look_at(doubled)) == (Reason.TRAILING_DATA, False)
 
 
+def test_nothing_but_vendors_elements_may_be_behind_the_pixels(look_at: Looker) -> None:
+    """OpenREM's file is read up to the pixels: events behind them would be no events."""
+    report = mutations.small_report()
+    content = strict.read(report).find(dicom_walk.CONTENT_SEQUENCE)
+    assert content is not None
+    hidden = report[: content.at] + PIXELS + report[content.at :]
+    assert outcome(look_at(hidden)) == (Reason.TRAILING_DATA, False)
+    assert look_at(WHOLE + an_element(0x7FE11010, b"OB", b"more")).problem is None
+
+
 @pytest.mark.parametrize("depth", [dicom_walk.MAX_DEPTH, 1500])
 def test_content_nested_by_lengths_has_the_same_limit(look_at: Looker, depth: int) -> None:
     report = mutations.report_with(CHANCE, mutations.nested_content(depth))
