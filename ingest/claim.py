@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import secrets
+import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from ingest.model import Snapshot
 
 FOLDER = b".ingest"  # in each drop folder, on its file system; the sweep passes it over
 _ALIAS = b".dcm"
+_TRIES = 100
 _ALIAS_NAME = re.compile(rb"[0-9a-f]{16,}-[0-9a-f]{8}" + re.escape(_ALIAS))
 
 
@@ -69,7 +71,7 @@ def take(claim: Claim, expected: Snapshot) -> None:
         raise Changed("it is gone")
     _check_folders(claim)
     try:
-        os.makedirs(os.path.dirname(claim.path), mode=0o700, exist_ok=True)
+        _make_folder(claim)
         files.move(claim.original, claim.path)
     except FileNotFoundError:
         _clean(claim)
@@ -85,12 +87,25 @@ def take(claim: Claim, expected: Snapshot) -> None:
         raise
 
 
+def _make_folder(claim: Claim) -> None:
+    """Make the claim's folder, whoever removes ours just now because it is empty."""
+    for _ in range(_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            os.makedirs(os.path.dirname(claim.path), mode=0o700, exist_ok=True)
+            return
+        if not os.path.isdir(claim.root):
+            return
+
+
 def _check_folders(claim: Claim) -> None:
     """Whoever may write into the drop folder must not have us move files of others."""
     if _leads_elsewhere(claim):  # it has become a link since it was swept
         raise FileProblem(Reason.CANNOT_MOVE, "its folder is a link")
-    ours = os.path.join(claim.root, FOLDER)
-    if os.path.lexists(ours) and not _is_folder(ours):
+    try:
+        ours = os.lstat(os.path.join(claim.root, FOLDER))
+    except OSError:  # not there, which another thread may have seen to just now
+        return
+    if not stat.S_ISDIR(ours.st_mode):
         raise FileProblem(
             Reason.CANNOT_MOVE, "a file called .ingest lies where our own folder should be"
         )

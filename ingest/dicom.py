@@ -137,6 +137,7 @@ def look(path: bytes | str | Path) -> Look:
     Raises:
         FileProblem: see `open_regular`.
         OSError: a real error of the file system, among them that the file is gone.
+        MemoryError: there is not enough for any file.
     """
     descriptor = open_regular(path)
     try:
@@ -158,8 +159,11 @@ def _examine(descriptor: int, snapshot: Snapshot) -> Look:
         return _incomplete(snapshot, broken)
     except Exception as error:
         # pydicom has raised seven kinds of exception on damaged headers, RecursionError and an
-        # OSError without a number among them. Only a numbered one is the file system's.
-        if isinstance(error, OSError) and error.errno is not None:
+        # OSError without a number among them. Only a numbered one is the file system's; and a
+        # lack of memory says nothing about the file.
+        if isinstance(error, MemoryError) or (
+            isinstance(error, OSError) and error.errno is not None
+        ):
             raise
         name = type(error).__name__
         return _incomplete(snapshot, Broken(Reason.MALFORMED, f"{name} in its header"))

@@ -49,6 +49,9 @@ _DOSES = frozenset({CONTENT_SEQUENCE, _EXPOSURES, _RADIOPHARMACEUTICALS})
 # Sequences within a report's content (PS3.3 section C.17.3). In implicit VR only their tag tells.
 _NESTED = _DOSES | {0x0040_A043, 0x0040_A168, 0x0040_A300, 0x0040_08EA, 0x0040_A504, 0x0008_1199}
 
+# Pixel Data, of whole or floating numbers. OpenREM's files are read up to there and no further.
+_FIRST_PIXELS, _LAST_PIXELS = 0x7FE0_0008, 0x7FE0_0010
+
 _PREAMBLE_BYTES = 128
 _MARK = b"DICM"
 _META_AT = _PREAMBLE_BYTES + len(_MARK)
@@ -139,12 +142,14 @@ class _Walk:
 
     def data_set(self, offset: int) -> None:
         """Walk over the top level, to exactly the end of the source."""
-        walked = self.walked
+        walked, is_behind_pixels = self.walked, False
         while not self._is_end(offset):
             element = self.element(offset, walked.syntax)
             group = element.tag >> 16
             if group < _FIRST_GROUP or group >= _DELIMITERS:
                 raise self._bad(offset, "no data set has such a group")
+            if is_behind_pixels and element.tag < _FIRST_PIXELS:
+                raise self._bad(offset, "an element behind the pixels")
             if element.tag in self.walked.elements or element.tag in self._have_doses:
                 raise self._bad(offset, "an element that may be there once is there again")
             if element.tag in self._wanted:
@@ -155,6 +160,7 @@ class _Walk:
             else:
                 offset = self._end_of(element)
             walked.highest = max(walked.highest, element.tag)
+            is_behind_pixels |= _FIRST_PIXELS <= element.tag <= _LAST_PIXELS
 
     def _keep(self, element: _Element, start: int) -> int:
         """Copy an element that begins at ``start``; return where it ends."""

@@ -244,6 +244,9 @@ class Engine:
         self.context.tell(inbox, job, State.DONE, already=proof.already, now_at=now_at)
 
     def _failed(self, inbox: Inbox, job: Job, claimed: Claim, shortfall: Shortfall) -> None:
+        if shortfall.reason is Reason.HELD_IN_PART and job.reason is Reason.NOT_HELD:
+            # The part is of our own last attempt, not of an import by somebody else.
+            shortfall = Shortfall(reason=Reason.NOT_HELD, detail=shortfall.detail)
         step = policy.after_failure(
             shortfall.reason, attempts=job.attempts, deaths=job.deaths, policy=self._retry
         )

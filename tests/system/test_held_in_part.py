@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.system.harness import Ground, image, report
+from tests.system.harness import Ground, image, report, until
 
 # What an import that failed half way leaves: the object is recorded, its end is missing.
 LOST = {
@@ -56,3 +56,14 @@ def test_a_half_study_does_not_stop_a_whole_one(ground: Ground) -> None:
     assert ground.says("run", "--once").code == 1
     assert ground.quarantined() == {b"dx/half.dcm": "held-in-part"}
     assert ground.holds(whole)
+
+
+def test_what_openrem_itself_makes_a_part_of_is_told_as_that(ground: Ground) -> None:
+    """It passes over events of another meaning; nobody else's import has failed here."""
+    other = report().replace(b"CT Acquisition", b"CT acquisition")
+    ground.put("sr", "x.dcm", other)
+    service = ground.service()
+    until(ground.is_empty, "it has gone its way")
+    service.stop()
+    assert ground.quarantined() == {b"sr/x.dcm": "not-held"}
+    assert ground.why(b"sr/x.dcm")["detail"] == "3 of 3 events are missing"

@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,25 @@ def test_a_file_with_the_name_of_our_folder_is_told_of(
     assert content_of(claimed.original) == CONTENT
     assert list(claim.found(root)) == []
     assert sorted(os.listdir(root)) == [FOLDER, b"file.dcm"]
+
+
+def test_two_at_once_never_disturb_each_other(root: bytes) -> None:
+    """One removes our folder when it is empty, in the very moment in which another needs it."""
+
+    def take_and_give_back(number: int) -> list[str]:
+        claimed = a_claim(root, b"%d.dcm" % number, now_ns=number)
+        snapshot, trouble = drop(claimed), []
+        for _ in range(1000):
+            try:
+                claim.take(claimed, snapshot)
+            except FileProblem as problem:
+                trouble.append(str(problem))
+            claim.release(claimed)
+        return trouble
+
+    with ThreadPoolExecutor(3) as pool:
+        assert [*pool.map(take_and_give_back, range(3))] == [[], [], []]
+    assert sorted(os.listdir(root)) == [b"0.dcm", b"1.dcm", b"2.dcm"]
 
 
 def test_links_pipes_and_links_to_folders_can_be_taken_and_come_home(root: bytes) -> None:

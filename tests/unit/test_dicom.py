@@ -335,6 +335,17 @@ def test_real_input_error_is_raised(
         look(corpus["DX-Im-DRGEM.dcm"])
 
 
+def test_a_lack_of_memory_is_not_taken_for_a_bad_file(
+    corpus: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: object) -> NoReturn:
+        raise MemoryError
+
+    monkeypatch.setattr(os, "pread", exhausted)
+    with pytest.raises(MemoryError):
+        look(corpus["DX-Im-DRGEM.dcm"])
+
+
 def test_directory_of_a_medium_has_no_uids(look_at: Looker) -> None:
     """A DICOMDIR is whole, but nothing that could be imported."""
     found = look_at(a_meta() + an_element(0x00041130, b"CS", b"DISC"))
@@ -557,6 +568,16 @@ def test_one_data_set_behind_another_is_no_object(look_at: Looker) -> None:
     assert content is not None
     doubled = report + report[content.at : content.end]
     assert outcome(look_at(doubled)) == (Reason.TRAILING_DATA, False)
+
+
+def test_nothing_but_vendors_elements_may_be_behind_the_pixels(look_at: Looker) -> None:
+    """OpenREM's file is read up to the pixels: events behind them would be no events."""
+    report = mutations.small_report()
+    content = strict.read(report).find(dicom_walk.CONTENT_SEQUENCE)
+    assert content is not None
+    hidden = report[: content.at] + PIXELS + report[content.at :]
+    assert outcome(look_at(hidden)) == (Reason.TRAILING_DATA, False)
+    assert look_at(WHOLE + an_element(0x7FE11010, b"OB", b"more")).problem is None
 
 
 @pytest.mark.parametrize("depth", [dicom_walk.MAX_DEPTH, 1500])
