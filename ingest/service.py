@@ -10,13 +10,21 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from ingest import __version__, files, locks, log, parts, policy
 from ingest.config import BY_HAND, Settings
 from ingest.context import Ended, Inbox
 from ingest.disks import DiskGuard
 from ingest.engine import Engine
-from ingest.errors import BusyError, IngestError, LedgerError, OpenRemUnreachable, Trouble
+from ingest.errors import (
+    BusyError,
+    ConfigError,
+    IngestError,
+    LedgerError,
+    OpenRemUnreachable,
+    Trouble,
+)
 from ingest.ledger import Ledger
 from ingest.lookout import Lookout, Rhythm, Source
 from ingest.model import Job, State
@@ -66,9 +74,7 @@ class Service:
             on_end: told of each file whose journey ended.
         """
         aliases = settings.state_dir / "work" / work
-        aliases.mkdir(parents=True, exist_ok=True)
-        for left_over in aliases.iterdir():
-            files.unlink_alias(bytes(left_over))  # left by a crash of ours
+        _make_ready(aliases)
         self._clock: Callable[[], float] = time.time  # noqa: TID251 - here the clock comes in
         self._settings = settings
         self._ledger = ledger
@@ -319,6 +325,23 @@ class Service:
         if now > self._progress_at + 2 * patience_s:  # somebody writes on and on
             return True
         return not self._ledger.is_due(drops, State.SEEN, now + patience_s)
+
+
+def _make_ready(aliases: Path) -> None:
+    """Have an empty folder for aliases.
+
+    Raises:
+        ConfigError: it can't be made.
+    """
+    try:
+        aliases.mkdir(parents=True, exist_ok=True)
+        for left_over in aliases.iterdir():
+            files.unlink_alias(bytes(left_over))  # left by a crash of ours
+    except OSError as error:
+        raise ConfigError(
+            f"state_dir: {aliases} can't be made or emptied ({error.strerror}). Next: free space "
+            "on its disk, or check its owner and rights; nothing is lost"
+        ) from error
 
 
 def _thread_died(died: threading.ExceptHookArgs) -> None:

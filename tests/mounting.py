@@ -1,43 +1,72 @@
-"""Small file systems of a test's own, mounted for real and unmounted at its end."""
+"""Small file systems of a test's own, mounted for real; whoever mounts one unmounts it."""
 
+import ctypes
+import errno
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_READ_ONLY, _REMOUNT, _BIND = 1, 32, 4096  # flags of the kernel's mount
+_DETACH = 2  # and of its umount2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mount(at: Path | bytes, options: str = "size=16m") -> None:
+    """Mount a fresh file system in memory."""
+    assert _call("mount", "tmpfs", at, "tmpfs", 0, options)
+
+
+def bind(source: Path | bytes, at: Path | bytes) -> None:
+    """Mount a folder over another one."""
+    assert _call("mount", source, at, "", _BIND, "")
+
+
+def remount(at: Path | bytes, *, read_only: bool) -> bool:
+    """Make it read-only, as the kernel does after an error of the disk, or writable again.
+
+    False if somebody writes to it.
+    """
+    return _call("mount", "", at, "", _REMOUNT | (_READ_ONLY if read_only else 0), "")
+
+
+def unmount(at: Path | bytes, *, lazily: bool = False) -> bool:
+    """Take it away; ``lazily``: although somebody uses it, else False if somebody does."""
+    return _call("umount2", at, _DETACH if lazily else 0)
+
 
 @contextmanager
 def mounted(
-    folder: Path | bytes, *, size: str = "16m", bind: Path | bytes | None = None
+    at: Path | bytes, options: str = "size=16m", *, over: Path | bytes | None = None
 ) -> Iterator[None]:
-    """Mount a fresh file system in memory at ``folder``, or ``bind`` there; unmount at the end.
+    """Have a fresh file system there (or the folder ``over``) meanwhile.
 
-    It may have been unmounted meanwhile.
+    The test may unmount and mount it itself.
     """
-    mount(folder, size=size, bind=bind)
+    if over is None:
+        mount(at, options)
+    else:
+        bind(over, at)
     try:
         yield
     finally:
-        unmount(folder)
-
-
-def mount(folder: Path | bytes, *, size: str = "16m", bind: Path | bytes | None = None) -> None:
-    """Mount it; whoever does so ends with `unmount`."""
-    how: list[str | bytes | Path] = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs"]
-    if bind is not None:
-        how = ["--bind", bind]
-    subprocess.run(["mount", *how, folder], check=True)
-
-
-def unmount(folder: Path | bytes) -> None:
-    """Unmount it, if it is: at once for all new users, even where somebody still has a hold."""
-    if _is_mount(os.fsencode(folder)):
-        subprocess.run(["umount", "-l", folder], check=True)
+        if _is_mount(os.fsencode(at)):
+            unmount(at, lazily=True)
 
 
 def _is_mount(folder: bytes) -> bool:
-    points = [
-        line.split(b" ")[4] for line in Path("/proc/self/mountinfo").read_bytes().splitlines()
-    ]
-    return os.path.realpath(folder) in points
+    """Also where a folder is mounted over itself, which os.path.ismount can't tell."""
+    mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    return os.path.realpath(folder) in [line.split(b" ")[4] for line in mounts]
+
+
+def _call(name: str, *arguments: str | bytes | Path | int) -> bool:
+    """Call the kernel; False if somebody uses the file system."""
+    made = [one if isinstance(one, int) else os.fsencode(one) for one in arguments]
+    if getattr(_libc, name)(*made) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code != errno.EBUSY:
+        raise OSError(code, os.strerror(code))
+    return False

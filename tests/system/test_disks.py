@@ -3,8 +3,6 @@
 The disks are real: small file systems in memory, and folders mounted over others.
 """
 
-import ctypes
-import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,13 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import mounting
 from tests.system.harness import Ground, Moments, Service, files_below, image, report, until
 
-_READ_ONLY, _REMOUNT, _BIND = 1, 32, 4096  # flags of the kernel's mount
-_DETACH = 2  # and of its umount2
 _BALLAST = "ballast.part"  # passed over, wherever it lies
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(slots=True)
@@ -32,49 +27,35 @@ class Disks:
 
     def in_memory(self, at: Path, options: str = "size=4m") -> Path:
         """Mount a new one."""
-        return self._mount("tmpfs", at, "tmpfs", 0, options)
+        at.mkdir(parents=True, exist_ok=True)
+        mounting.mount(at, options)
+        self.mounted.append(at)
+        return at
 
     def over(self, source: Path, at: Path) -> Path:
         """Mount a folder over another one."""
-        return self._mount(str(source), at, "", _BIND, "")
+        at.mkdir(parents=True, exist_ok=True)
+        mounting.bind(source, at)
+        self.mounted.append(at)
+        return at
 
     def read_only(self, at: Path) -> None:
         """Make it read-only, as the kernel does after an error of the disk."""
-        until(lambda: _call("mount", "", at, "", _REMOUNT | _READ_ONLY, ""), "nobody writes")
+        until(lambda: mounting.remount(at, read_only=True), "nobody writes")
 
     def writable(self, at: Path) -> None:
         """Make it writable again."""
-        assert _call("mount", "", at, "", _REMOUNT, "")
+        assert mounting.remount(at, read_only=False)
 
     def unmount(self, at: Path, *, lazily: bool = False) -> None:
         """Take it away; ``lazily``: although somebody uses it."""
-        if lazily:
-            assert _call("umount2", at, _DETACH)
-        else:
-            until(lambda: _call("umount2", at, 0), "nobody uses it")
+        until(lambda: mounting.unmount(at, lazily=lazily), "nobody uses it")
         self.mounted.remove(at)
 
     def end(self) -> None:
         """Unmount all of them, whoever uses them."""
         for at in reversed(self.mounted):
-            _call("umount2", at, _DETACH)
-
-    def _mount(self, source: str, at: Path, kind: str, flags: int, options: str) -> Path:
-        at.mkdir(parents=True, exist_ok=True)
-        assert _call("mount", source, at, kind, flags, options)
-        self.mounted.append(at)
-        return at
-
-
-def _call(name: str, *arguments: str | Path | int) -> bool:
-    """Call the kernel; False if somebody uses the file system."""
-    made = [one if isinstance(one, int) else os.fsencode(one) for one in arguments]
-    if getattr(_libc, name)(*made) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code != errno.EBUSY:
-        raise OSError(code, os.strerror(code))
-    return False
+            mounting.unmount(at, lazily=True)
 
 
 @pytest.fixture

@@ -131,3 +131,17 @@ def test_who_may_not_write_the_ledger_is_told_in_one_line(ground: Ground) -> Non
     (line,) = said.err.splitlines()
     assert "Next: " in line
     assert bad.exists()
+
+
+def test_a_state_folder_without_room_is_told_of_in_one_line(ground: Ground) -> None:
+    """Before anything is begun; whatever is in the way of its own folder there."""
+    assert ground.says("run", "--once").code == 0
+    (ground.state / "work" / "run").rmdir()
+    (ground.state / "work" / "run").write_text("in the way")
+    path = ground.put("dx", "a.dcm", image())
+    said = ground.says("run", "--once")
+    assert said.code == 2, said
+    (line,) = said.err.splitlines()
+    assert str(ground.state) in line
+    assert "Next: " in line
+    assert os.path.exists(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounting import mount, mounted, unmount
+from tests.mounting import bind, mounted, unmount
 from tests.system.harness import Ground, Service, image, until
 
 FLOOD = 200_000
@@ -19,12 +19,12 @@ def test_a_share_that_goes_is_offline_and_comes_back(ground: Ground) -> None:
     root = ground.drop("dx")
     share = ground.root / "share"
     share.mkdir()
-    with mounted(share), mounted(root, bind=share):
+    with mounted(share), mounted(root, over=share):
         ground.put("dx", "first.dcm", first := image())
         service = ground.service()
         service.imports(first)
         assert ground.folder_status("dx")["state"] == "watched"
-        unmount(root)
+        unmount(root, lazily=True)
         (share / "second.dcm").write_bytes(second := image())
         until(lambda: service.has_said("drop.offline"), "it notices")
         status = ground.folder_status("dx")
@@ -44,7 +44,7 @@ def test_a_share_that_goes_is_offline_and_comes_back(ground: Ground) -> None:
         assert list(root.iterdir()) == []
 
         service = ground.service().ready()
-        mount(root, bind=share)
+        bind(share, root)
         service.imports(second)
         assert ground.folder_status("dx")["state"] == "watched"
         service.stop()
@@ -84,7 +84,7 @@ def test_a_second_service_on_the_same_folder_ends_at_once(ground: Ground) -> Non
     text = ground.config.read_text().replace(f'"{ground.state}"', f'"{ground.root}/other"')
     link = ground.root / "link"
     link.mkdir()
-    with mounted(link, bind=ground.drop("dx")):
+    with mounted(link, over=ground.drop("dx")):
         for path in (str(ground.drop("dx")), str(link)):
             other.write_text(text.replace(f'"{ground.drop("dx")}"', f'"{path}"'))
             for arguments in (("run",), ("run", "--once")):
@@ -103,7 +103,7 @@ def test_a_disk_that_fills_up_is_told_of_before_it_is_full(ground: Ground) -> No
     """In the log and in status; nothing is deleted, and all goes on."""
     ground.tables = "[disk]\nlow = 8"
     ground.configure()
-    with mounted(ground.drop("dx"), size="32m"):
+    with mounted(ground.drop("dx"), "size=32m"):
         (ground.drop("dx") / "filler.part").write_bytes(bytes(28 << 20))
         service = ground.service()
         ground.put("dx", "x.dcm", content := image())

@@ -69,7 +69,7 @@ def test_a_volume_that_is_away_is_neither_low_nor_well_again(tmp_path: Path) -> 
     folder.mkdir()
     guard = DiskGuard({"drop folder sr": bytes(folder)}, LIMITS)
     with capture_logs() as told:
-        with mounted(folder, size="2m"):
+        with mounted(folder, "size=2m"):
             guard.look()
         guard.look()
     assert [line["event"] for line in told] == ["disk.low"]

@@ -24,7 +24,7 @@ from ingest.lookout import Lookout, Rhythm
 from ingest.missed import GRACE_S
 from ingest.setback import Setbacks
 from ingest.settle import Patience
-from tests.mounting import mount, mounted, unmount
+from tests.mounting import bind, mounted, unmount
 
 DEADLINE_S = 60.0
 NAME = "sr"
@@ -357,12 +357,12 @@ def test_a_share_that_is_unmounted_and_mounted_again(looking: Looking, tmp_path:
     """Its files are not gone meanwhile, and what lies beneath is left alone."""
     share = tmp_path / "share"
     share.mkdir()
-    with mounted(share), mounted(looking.root, bind=share):
+    with mounted(share), mounted(looking.root, over=share):
         first = looking.put("first.dcm")
         looking.until(lambda: looking.knows(first))
         looking.until(lambda: not looking.lookout.is_sweeping)
         with capture_logs() as log:
-            unmount(looking.root)
+            unmount(looking.root, lazily=True)
             beneath = looking.put("beneath.dcm")
             looking.until(lambda: NAME in looking.context.offline)
             for _ in range(20):
@@ -372,7 +372,7 @@ def test_a_share_that_is_unmounted_and_mounted_again(looking: Looking, tmp_path:
             job = looking.ledger.find(first)
             assert job is not None
             assert job.state.name == "SEEN"
-            mount(looking.root, bind=share)
+            bind(share, looking.root)
             second = looking.put("second.dcm")
             looking.until(lambda: looking.knows(second))
             looking.until(lambda: not looking.lookout.is_sweeping)

@@ -118,7 +118,7 @@ def test_a_file_system_begins_where_it_is_mounted(root: bytes, share: bytes) -> 
 def test_a_folder_that_is_mounted_onto_itself_has_not_moved(share: bytes) -> None:
     """As a service manager's sandbox does."""
     here = edge(share)
-    with mounted(share, bind=share):
+    with mounted(share, over=share):
         assert edge(share) == here
         assert not is_edge(share)
 
