@@ -504,7 +504,7 @@ SELECT study.study_instance_uid, study.modality_type, study.number_of_events,
         WHERE uids.general_study_module_attributes_id = study.id),
        round(study.total_dap, 8), round(study.total_dlp, 3), round(study.total_agd_left, 3),
        round(study.total_agd_right, 3)
-FROM remapp_generalstudymoduleattr AS study ORDER BY 1, 2, 3, 4, 5, 6
+FROM remapp_generalstudymoduleattr AS study ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
 """
 
 
