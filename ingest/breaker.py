@@ -82,6 +82,8 @@ class Breaker:
         """An import that began then came to its end: if that was a trial, OpenREM is back."""
         with self._lock:
             hello = self._hello
+            if began >= self._opened_at:
+                self._failures = 0  # an answer is no proof that it works
             if not self.is_open or hello is None or began < self._opened_at:
                 return
             self._close()
@@ -90,7 +92,7 @@ class Breaker:
     def hurry(self) -> None:
         """Ask at the next turn: the clock by which the time for it was set has been set back."""
         with self._lock:
-            self._probe_at = 0.0
+            self._probe_at = self._opened_at = 0.0
 
     def check(self, openrem: OpenRem) -> None:
         """Ask after OpenREM's health while there is nothing to import, so that status knows."""
@@ -127,7 +129,7 @@ class Breaker:
         return True
 
     def _close(self) -> None:
-        self.is_open, self.reason, self._failures = False, None, 0
+        self.is_open, self.reason = False, None
         self._needs_trial = False
 
     def _say_ready(self, hello: Hello) -> None:

@@ -67,7 +67,7 @@ def take(claim: Claim, expected: Snapshot) -> None:
         FileProblem: it may not be moved.
     """
     # Asked first, so that no folder is made in the place of a drop folder that is away.
-    if not os.path.lexists(claim.original):
+    if not os.path.lexists(claim.original) or _is_folder(claim.original):
         raise Changed("it is gone")
     _check_folders(claim)
     try:

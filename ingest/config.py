@@ -54,6 +54,15 @@ def _default_state_dir() -> Path:
     return Path(platformdirs.user_state_dir("openrem-ingest"))
 
 
+def _mount(what: str) -> str:
+    if what in {"auto", "none"}:
+        return what
+    if not what.startswith("/"):
+        raise ValueError('must be "auto", "none", or the absolute path of a mount, with a /')
+    return os.path.normpath(what)
+
+
+Mount = Annotated[str, AfterValidator(_mount)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Days = Annotated[int, Field(ge=1, le=36500)]
@@ -61,6 +70,10 @@ Days = Annotated[int, Field(ge=1, le=36500)]
 
 # Keys of the design that a later version will know: (table, key).
 _PLANNED = frozenset({("rule",), ("openrem", "command"), ("openrem", "paths")})
+
+
+def _is_on(path: Path, mount: str) -> bool:
+    return mount in {"auto", "none"} or path.is_relative_to(mount)
 
 
 class _Table(BaseModel):
@@ -90,12 +103,19 @@ class Drop(_Table):
     after: Literal["delete", "archive", "keep"] = "delete"
     watch: Literal["auto", "native", "poll"] = "auto"
     archive: AbsolutePath | None = None
-    mount: Literal["auto", "none"] | AbsolutePath = "auto"  # what must be mounted for it
+    mount: Mount = "auto"  # what must be mounted for it
+    archive_mount: Mount = "auto"  # and for its archive
 
     @model_validator(mode="after")
     def _archive_is_where(self) -> "Drop":
         if self.after == "archive" and self.archive is None:
             raise ValueError('after = "archive" needs the key archive: the folder to move to')
+        return self
+
+    @model_validator(mode="after")
+    def _mount_is_above(self) -> "Drop":
+        if not _is_on(self.path, self.mount):
+            raise ValueError(f"mount: {self.path} does not lie on {self.mount}; name its own mount")
         return self
 
 
@@ -127,6 +147,7 @@ class Quarantine(_Table):
     """`[quarantine]`: where refused files go, and for how long."""
 
     path: AbsolutePath | None = None
+    mount: Mount = "auto"  # what must be mounted for it
     keep_days: Days | None = None  # then they are deleted; never, if not said
 
 

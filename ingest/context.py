@@ -10,7 +10,7 @@ from ingest.claim import Claim
 from ingest.errors import Reason
 from ingest.ledger import Ledger
 from ingest.model import Header, Importer, Job, Snapshot, State
-from ingest.presence import NONE, Absence, Presence
+from ingest.presence import NONE, Absence, Place, Presence
 from ingest.settle import Patience
 
 
@@ -28,6 +28,13 @@ class Inbox:
     expect: tuple[Importer, ...] = ()
     is_drop: bool = True  # else it is the user's own folder: emptied sub-folders stay
     mount: str = NONE  # what must be mounted for it, see presence.py
+    archive_at: Place | None = None  # its archive, and what must be mounted for that
+    quarantine_at: Place | None = None  # the whole quarantine
+
+    @property
+    def place(self) -> Place:
+        """Where it is, and what must be mounted for it."""
+        return Place(folder=self.root, mount=self.mount)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +73,7 @@ class Context:
             on_end: told of each file whose journey ended.
         """
         self.ledger = ledger
-        self.inboxes: Mapping[str, Inbox] = {inbox.name: inbox for inbox in inboxes}
+        self.inboxes: dict[str, Inbox] = {inbox.name: inbox for inbox in inboxes}
         self.now = clock
         self.stopping = stopping
         self.in_hand: dict[str, Job] = {}  # by claim id; what the ledger calls claimed is here
@@ -81,7 +88,12 @@ class Context:
 
     def is_offline(self, inbox: Inbox) -> bool:
         """Is a folder not there at this very moment? Then its files are not gone."""
-        return self.presence.absence(inbox.root, inbox.mount) is not None
+        return self.presence.absence(inbox.place) is not None
+
+    def check_target(self, place: Place | None) -> None:
+        """Raise `OSError` (ENODEV) if a file moved there would lie on the wrong file system."""
+        if place is not None:
+            self.presence.check_target(place)
 
     def claim_of(self, inbox: Inbox, job: Job) -> Claim:
         """The claim that holds a claimed file."""

@@ -5,13 +5,15 @@ It only looks: nothing is ever deleted to make room.
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ingest import log
+from ingest.presence import Place
 
 _log = log.get(__name__)
 
+WHY = "senders such as Conquest lose objects in silence on a full disk"
 PERIOD_S = 30.0
 ENOUGH = 1.1  # times the limit, then it is over: at the very limit it would come and go
 _MIB = 1 << 20
@@ -48,15 +50,20 @@ class Volume:
         return f"{self.free_mib} MiB and room for {self.free_files} more files free"
 
 
-def volumes(folders: Mapping[str, bytes]) -> list[Volume]:
-    """The volumes on which these folders lie, each once; those that are away are left out.
+def volumes(
+    folders: Mapping[str, Place], absence: Callable[[Place], object | None]
+) -> list[Volume]:
+    """The volumes on which these folders lie, each once.
 
     Args:
         folders: by what they are. One that does not exist yet counts where it will be made.
+        absence: tells which of them are away: they lie on none.
     """
     found: dict[int, Volume] = {}
-    for what, wanted in folders.items():
-        folder = wanted
+    for what, place in folders.items():
+        if absence(place) is not None:
+            continue
+        folder = place.folder
         while not os.path.isdir(folder) and folder != b"/":
             folder = os.path.dirname(folder)
         try:
@@ -77,15 +84,23 @@ def volumes(folders: Mapping[str, bytes]) -> list[Volume]:
 class DiskGuard:
     """Looks after the volumes, and tells of each episode once. For one thread."""
 
-    def __init__(self, folders: Mapping[str, bytes], limits: Limits) -> None:
-        """Look after these folders."""
+    def __init__(
+        self,
+        folders: Mapping[str, Place],
+        limits: Limits,
+        absence: Callable[[Place], object | None],
+    ) -> None:
+        """Look after these folders; ``absence`` tells which of them are away."""
         self._folders = folders
         self._limits = limits
+        self._absence = absence
         self._low: dict[int, Volume] = {}
 
     def look(self) -> None:
         """One look at all of them."""
-        now = {volume.device: volume for volume in volumes(self._folders)}
+        found = volumes(self._folders, self._absence)
+        now = {volume.device: volume for volume in found}
+        here = {what for volume in found for what in volume.holds}
         for device, volume in now.items():
             if device not in self._low and volume.is_low(self._limits):
                 self._low[device] = volume
@@ -94,12 +109,15 @@ class DiskGuard:
                     path=volume.path,
                     folders=list(volume.holds),
                     detail=volume.room,
-                    why="senders such as Conquest lose objects in silence on a full disk",
-                    next="free space on it; openrem-ingest deletes nothing by itself to make room",
+                    why=WHY,
+                    next="free space on it ([disk] sets the limit); nothing is deleted by itself",
                 )
         for device in list(self._low):
             volume = now.get(device, self._low[device])
-            if device in now and not volume.is_low(self._limits, ENOUGH):
+            if device not in now:
+                if here & set(volume.holds):  # they lie on another one now
+                    del self._low[device]
+            elif not volume.is_low(self._limits, ENOUGH):
                 del self._low[device]
                 _log.info(
                     "disk.recovered",

@@ -221,7 +221,7 @@ class Engine:
                 dispose.delete(claimed, proof, local=inbox.is_local)
             elif inbox.after == "archive":
                 assert inbox.archive is not None  # noqa: S101 - the configuration demands it
-                self.context.presence.check_target(inbox.archive)
+                self.context.check_target(inbox.archive_at)
                 today = datetime.fromtimestamp(self.context.now()).astimezone().date()
                 now_at = dispose.archive(claimed, proof, inbox.archive, today, local=inbox.is_local)
         except Changed:
@@ -286,5 +286,7 @@ class Engine:
             self._setbacks.back(
                 job,
                 claimed,
+                reason=reason,
+                detail=detail,
                 not_before=self.context.now() + min(wait_s, self._retry.maximum_s),
             )

@@ -68,11 +68,29 @@ def move(source: bytes, target: bytes) -> None:
     """
     if _rename_noreplace(source, target):
         return
-    # A file system without RENAME_NOREPLACE (some network ones): look, then rename. Targets
-    # are folders of our own, or a sender's name that we took a moment ago.
-    if os.path.lexists(target):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-    os.rename(source, target)  # noqa: TID251 - the one place
+    # A file system without RENAME_NOREPLACE (some network ones). A link never replaces either;
+    # where there are none: look, then rename. Targets are folders of our own, or a sender's
+    # name that we took a moment ago.
+    if not _link_over(source, target):
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        os.rename(source, target)  # noqa: TID251 - the one place
+
+
+def _link_over(source: bytes, target: bytes) -> bool:
+    """Give a file another name, then take away the first; False where it can't have two.
+
+    Whoever crashed in between finds it under both, and it is one file all the same.
+    """
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except FileExistsError:
+        if not os.path.samestat(os.lstat(source), os.lstat(target)):
+            raise
+    except OSError:
+        return False
+    os.unlink(source)  # noqa: TID251 - its second name is there
+    return True
 
 
 def _rename_noreplace(source: bytes, target: bytes) -> bool:

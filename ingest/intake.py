@@ -43,7 +43,7 @@ class Intake:
             pass  # an import of its earlier version runs; its end looks here again
         except LedgerError:
             raise
-        except OSError as error:
+        except (OSError, MemoryError) as error:  # the machine's trouble, not the file's
             self._cannot_read(inbox, path, error)
         except Exception as error:  # noqa: BLE001 - one file must never stop the others
             self._setbacks.internal_error(path, error)
@@ -59,6 +59,8 @@ class Intake:
         return len(due)
 
     def _look(self, inbox: Inbox, path: bytes) -> bool:
+        if os.path.isdir(path) and not os.path.islink(path):  # the file's name is a folder's now
+            raise FileNotFoundError
         found = files.snapshot(path)
         job = self._context.ledger.find(path)
         if job is not None and self._is_known(inbox, job, found):
@@ -89,6 +91,7 @@ class Intake:
             look.structure,
             has_writer=has_writer,
             now_ns=int(self._context.now() * 1e9),
+            known_s=self._context.now() - job.since,
             patience=inbox.patience,
         )
         match settled.verdict:
@@ -130,7 +133,7 @@ class Intake:
             and not os.access(os.path.dirname(job.path), os.W_OK | os.X_OK)
         )
 
-    def _cannot_read(self, inbox: Inbox, path: bytes, error: OSError) -> None:
+    def _cannot_read(self, inbox: Inbox, path: bytes, error: OSError | MemoryError) -> None:
         """A disk, share or right in trouble, or a file server that holds it: look again."""
         try:
             found = files.snapshot(path)
@@ -144,7 +147,8 @@ class Intake:
                 )
         if job is None or job.state is not State.SEEN:
             return
-        detail = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        number = error.errno if isinstance(error, OSError) else None
+        detail = errno.errorcode.get(number or 0, type(error).__name__)
         if job.reason is not Reason.CANNOT_READ:
             _log.warning(
                 "file.cannot-read", **self._context.who(job), **words(Reason.CANNOT_READ, detail)

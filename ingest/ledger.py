@@ -27,7 +27,7 @@ CONFIRMED_S = 86400.0
 
 _COLUMNS = (
     "id, drop_name, path, device, inode, size, mtime_ns, ctime_ns, state, header, importer, "
-    "claim, attempts, deaths, not_before, reason, detail"
+    "claim, attempts, deaths, not_before, reason, detail, updated"
 )
 
 
@@ -483,7 +483,7 @@ def _job(row: Sequence[object], path: bytes | None = None) -> Job:
     (job_id, drop, own_path, device, inode, size, mtime_ns, ctime_ns, state, header, importer) = (
         row[:11]
     )
-    claim, attempts, deaths, not_before, reason, detail = row[11:]
+    claim, attempts, deaths, not_before, reason, detail, since = row[11:]
     return Job(
         id=_int(job_id),
         drop=str(drop),
@@ -502,6 +502,7 @@ def _job(row: Sequence[object], path: bytes | None = None) -> Job:
         attempts=_int(attempts),
         deaths=_int(deaths),
         not_before=float(str(not_before)),
+        since=float(str(since)),
         reason=_reason(reason),
         detail=str(detail),
     )

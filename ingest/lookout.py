@@ -58,6 +58,7 @@ class Lookout:
         excluded: frozenset[bytes] = frozenset(),
         sources: Mapping[str, Source] | None = None,
         may_recover: Callable[[], bool] = lambda: True,
+        renew: Callable[[Inbox], Inbox] = lambda inbox: inbox,
     ) -> None:
         """Prepare to look; nothing is read yet.
 
@@ -69,6 +70,7 @@ class Lookout:
             excluded: folders that no sweep enters.
             sources: what to sweep for each inbox (by name), if not all that lies below it.
             may_recover: asked before claims are put back: nobody else may work on them.
+            renew: finds out anew how a drop folder is to be watched.
         """
         self.hints = watch.Hints()
         self._overflows = watch.Overflows(self.hints)
@@ -78,6 +80,7 @@ class Lookout:
         self._rhythm = rhythm
         self._excluded = excluded
         self._may_recover = may_recover
+        self._renew = renew
         self._sources: Mapping[str, Source] = sources or {
             inbox.name: watch.Tree(
                 inbox.root,
@@ -94,6 +97,7 @@ class Lookout:
         self._quick_at = 0.0
         self._tidied_at = 0.0
         self._unreadable: set[bytes] = set()
+        self._away: dict[bytes, Absence] = {}  # archives and quarantine that are not there
         self._overflowed_at = 0.0
         self._excuses_at_end = False  # of the sweep that goes on
 
@@ -117,7 +121,7 @@ class Lookout:
 
     def missed(self) -> dict[str, int]:
         """How many files sweeps found that events had missed, by folder, since the start."""
-        return {name: self._missed[name].count for name in self._watches}
+        return {name: missed.count for name, missed in self._missed.items()}
 
     def start_over(self) -> None:
         """Sweep everything again: after an error, or whatever else leaves a doubt."""
@@ -126,14 +130,18 @@ class Lookout:
 
     def hurry(self) -> None:
         """Do all at the next turn: the clock by which times were set has been set back."""
-        self._full_at = self._quick_at = self._tidied_at = 0.0
+        self._full_at = self._quick_at = self._tidied_at = self._overflowed_at = 0.0
+        for missed in self._missed.values():
+            missed.forget()
 
     def turn(self) -> bool:
         """One turn of looking. True if there may be more to do at once."""
         now = self._context.now()
         self._check_folders()
-        self._check_watches(now)
         paths, overflowed = self.hints.take()
+        for missed in self._missed.values():
+            missed.told(paths)
+        self._check_watches(now)
         for path in paths:
             if self._context.stopping.is_set():
                 return False
@@ -152,7 +160,7 @@ class Lookout:
         """See which drop folders are there, before anything is believed of what lies in them."""
         before, now_offline = self._context.offline, dict[str, Absence]()
         for inbox in self._context.inboxes.values():
-            absence = self._context.presence.absence(inbox.root, inbox.mount)
+            absence = self._context.presence.absence(inbox.place)
             if absence is not None:
                 now_offline[inbox.name] = absence
         self._context.offline = now_offline
@@ -162,17 +170,41 @@ class Lookout:
         for name in before.keys() - now_offline.keys():
             self._full_at = 0.0
             _log.info("drop.back", drop=name)
+        self._check_targets()
+
+    def _check_targets(self) -> None:
+        """See that archives and quarantine lie where they should, and remember where they do."""
+        now_away: dict[bytes, Absence] = {}
+        for inbox in self._context.inboxes.values():
+            for place in (inbox.archive_at, inbox.quarantine_at):
+                absence = self._context.presence.unmounted(place) if place else None
+                if place and absence:
+                    now_away[place.folder] = absence
+        for folder in now_away.keys() - self._away.keys():
+            absence = now_away[folder]
+            shown = log.shown(folder)
+            _log.error("target.offline", path=shown, why=absence.why, next=absence.next_step)
+        for folder in self._away.keys() - now_away.keys():
+            _log.info("target.back", path=log.shown(folder))
+        self._away = now_away
 
     def _check_watches(self, now: float) -> None:
-        for name, watching in self._watches.items():
+        for name, watching in list(self._watches.items()):
             if name in self._context.offline:
                 watching.stop()
                 self._missed[name].forget()
             elif watching.check(now):
                 self._full_at = 0.0  # what came before the watch began
                 self._missed[name].forget()
+                self._renew_inbox(name)
             else:
                 self._check_events(name, watching, now)
+
+    def _renew_inbox(self, name: str) -> None:
+        """Another file system may be there now, such as a share that was not mounted before."""
+        inbox = self._context.inboxes[name] = self._renew(self._context.inboxes[name])
+        if not inbox.is_local:
+            self._watches.pop(name).stop()
 
     def _check_events(self, name: str, watching: watch.Watch, now: float) -> None:
         doubt = self._missed[name].check(now)
@@ -210,7 +242,6 @@ class Lookout:
         inbox = self._inbox_of(path)
         if inbox is None or watch.is_passed_over(os.path.basename(path)):
             return
-        self._missed[inbox.name].told((path,))
         if inbox.name in self._context.offline:
             return
         if os.path.isdir(path) and not os.path.islink(path):
@@ -244,9 +275,8 @@ class Lookout:
                 yield self._context.inboxes[name]
 
     def _everything(self) -> Iterator[tuple[Inbox, bytes]]:
-        recovers = self._may_recover()
         for inbox in self._served():
-            if inbox.is_drop and recovers:
+            if inbox.is_drop and self._may_recover():
                 self._house.recover(inbox)
             for path in self._sources[inbox.name].everything():
                 yield inbox, path
@@ -291,9 +321,12 @@ class Lookout:
         if not folder.is_readable:
             if folder.path not in self._unreadable:
                 self._unreadable.add(folder.path)
+                is_root = folder.path == inbox.root  # else its name may be a patient's
                 _log.error(
                     "folder.unreadable",
-                    file=log.safe_name(folder.path),
+                    drop=inbox.name,
+                    path=log.shown(folder.path) if is_root else None,
+                    file=None if is_root else log.safe_name(folder.path),
                     why="the user that openrem-ingest runs as may not read this folder",
                     next="correct the folder's owner or rights",
                 )

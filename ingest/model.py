@@ -255,5 +255,6 @@ class Job:
     attempts: int = 0
     deaths: int = 0  # how often OpenREM's process died on it
     not_before: float = 0.0  # seconds since the epoch
+    since: float = 0.0  # in this state, and this version of it; seconds since the epoch
     reason: Reason | None = None
     detail: str = ""

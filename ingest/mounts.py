@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 # Magic numbers of statfs(2) are not in Python; the names in /proc/mounts are.
@@ -19,14 +20,24 @@ def is_network(path: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
     """
     best, kind = "", ""
     text = str(path)
-    # Of control characters the kernel escapes but tab and newline: str.splitlines knows more.
-    for line in mounts.read_bytes().decode("utf-8", "surrogateescape").split("\n"):
-        _device, point, name, *_rest = (*line.split(" "), "", "", "")
-        point = point.encode("latin-1", "backslashreplace").decode("unicode_escape")
+    for point, name in _mounts(mounts):
         inside = text == point or text.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
             best, kind = point, name
     return kind in _NETWORK or kind.startswith("fuse")
+
+
+def is_mounted(folder: bytes, mounts: Path = Path("/proc/self/mounts")) -> bool:
+    """Is something mounted at this very folder (a real path)?"""
+    return any(point == os.fsdecode(folder) for point, _kind in _mounts(mounts))
+
+
+def _mounts(mounts: Path) -> Iterator[tuple[str, str]]:
+    """The mount points with the kinds of their file systems."""
+    # Of control characters the kernel escapes but tab and newline: str.splitlines knows more.
+    for line in mounts.read_bytes().decode("utf-8", "surrogateescape").split("\n"):
+        _device, point, name, *_rest = (*line.split(" "), "", "", "")
+        yield point.encode("latin-1", "backslashreplace").decode("unicode_escape"), name
 
 
 def folder_identity(path: bytes) -> tuple[int, int] | None:
@@ -64,5 +75,7 @@ def is_edge(folder: bytes) -> bool:
     """Does another file system begin with this folder? That is, is something mounted there?"""
     try:
         return os.lstat(folder).st_dev != os.lstat(os.path.dirname(folder)).st_dev
+    except PermissionError:  # it can't be told, and is no reason to say that nothing is there
+        return True
     except OSError:
         return False

@@ -13,7 +13,7 @@ from ingest.errors import ConfigError, LedgerError
 from ingest.ledger import Ledger
 from ingest.openrem import site
 from ingest.openrem.importers import Worker
-from ingest.presence import AUTO, Presence
+from ingest.presence import AUTO, NONE, Place, Presence
 from ingest.settle import Patience
 from ingest.upkeep import DAY_S, Rules
 
@@ -43,14 +43,51 @@ def _inbox(settings: Settings, drop: Drop) -> Inbox:
         quarantine=real_path(quarantine / drop.name) if quarantine else None,
         is_local=local,
         expect=drop.expect,
-        mount=str(drop.mount),
+        mount=drop.mount,
+        archive_at=archive_at(drop),
+        quarantine_at=quarantine_at(settings),
     )
+
+
+def archive_at(drop: Drop) -> Place | None:
+    """The archive of a drop folder."""
+    if drop.archive is None:
+        return None
+    return Place(
+        folder=real_path(drop.archive),
+        mount=drop.archive_mount,
+        key='archive_mount = "none" under its [[drop]]',
+    )
+
+
+def quarantine_at(settings: Settings) -> Place | None:
+    """The whole quarantine."""
+    if settings.quarantine_path is None:
+        return None
+    return Place(
+        folder=real_path(settings.quarantine_path),
+        mount=settings.quarantine.mount,
+        key='mount = "none" under [quarantine]',
+    )
+
+
+def targets_of(settings: Settings) -> dict[str, Place]:
+    """What files are moved to, by what it is."""
+    found = {f"archive of {drop.name}": archive_at(drop) for drop in settings.drop}
+    found["quarantine"] = quarantine_at(settings)
+    return {what: place for what, place in found.items() if place is not None}
+
+
+def renewed(settings: Settings, inbox: Inbox) -> Inbox:
+    """A drop folder looked at anew: another file system may have been mounted there."""
+    drops = [drop for drop in settings.drop if drop.name == inbox.name]
+    return _inbox(settings, drops[0]) if drops else inbox
 
 
 def _is_remote(drop: Drop) -> bool:
     if drop.watch != "auto":
         return drop.watch == "poll"
-    return mounts.is_network(drop.path)
+    return mounts.is_network(Path(os.fsdecode(real_path(drop.path))))
 
 
 def excluded_from(settings: Settings) -> frozenset[bytes]:
@@ -77,16 +114,11 @@ def upkeep_rules(settings: Settings) -> Rules:
     )
 
 
-def volumes_of(settings: Settings) -> dict[str, bytes]:
+def volumes_of(settings: Settings) -> dict[str, Place]:
     """The folders that fill up, by what they are."""
-    folders = {f"drop folder {drop.name}": real_path(drop.path) for drop in settings.drop}
-    folders["ledger"] = real_path(settings.state_dir)
-    if settings.quarantine_path is not None:
-        folders["quarantine"] = real_path(settings.quarantine_path)
-    for drop in settings.drop:
-        if drop.archive is not None:
-            folders[f"archive of {drop.name}"] = real_path(drop.archive)
-    return folders
+    drops = {f"drop folder {inbox.name}": inbox.place for inbox in inboxes_of(settings)}
+    ledger = {"ledger": Place(folder=real_path(settings.state_dir))}
+    return drops | ledger | targets_of(settings)
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -119,11 +151,36 @@ def check_folders(settings: Settings) -> None:
             "drop: two drop folders are one and the same (one of them leads to the other by a "
             "link or a mount). Next: remove one of the two"
         )
+    _check_apart(settings, {*roots, *identities})
+
+
+def _check_apart(settings: Settings, drops: set[bytes | tuple[int, int]]) -> None:
+    """Raise `ConfigError` if what leaves a drop folder would come into one, by a link or a mount.
+
+    Args:
+        settings: the configuration.
+        drops: real paths and identities of the drop folders.
+    """
+    targets = {"state_dir": settings.state_dir}
+    if settings.quarantine_path is not None:
+        targets["quarantine.path"] = settings.quarantine_path
+    for number, drop in enumerate(settings.drop, start=1):
+        if drop.archive is not None:
+            targets[f"drop[{number}].archive"] = drop.archive
+        if settings.quarantine_path is not None:
+            targets[f"the quarantine of drop[{number}]"] = settings.quarantine_path / drop.name
+    for key, path in targets.items():
+        real = real_path(path)
+        if real in drops or mounts.folder_identity(real) in drops:
+            raise ConfigError(
+                f"{key}: {path} leads to a drop folder, by a link or a mount. "
+                "Next: give it a folder of its own"
+            )
 
 
 def _was_there(settings: Settings, drop: Drop) -> bool:
     """Is it known from an earlier run, or said to be a share that may not be mounted yet?"""
-    if drop.mount not in (AUTO, "none"):
+    if drop.mount not in (AUTO, NONE):
         return True
     try:
         with contextlib.closing(Ledger(settings.ledger_path, read_only=True)) as ledger:

@@ -105,12 +105,17 @@ class Service:
             excluded=excluded,
             sources=sources,
             may_recover=self._may_recover,
+            renew=lambda inbox: parts.renewed(settings, inbox),
         )
         # A manual import tidies up nothing but its own.
         is_service = any(inbox.is_drop for inbox in inboxes)
         rules = parts.upkeep_rules(settings)
         self._upkeep = Upkeep(ledger, rules, self._clock, stop) if is_service else None
-        self._disks = DiskGuard(parts.volumes_of(settings), parts.limits_of(settings))
+        self._disks = DiskGuard(
+            parts.volumes_of(settings),
+            parts.limits_of(settings),
+            self.engine.context.presence.unmounted,
+        )
         self._ledger_health = LedgerHealth()
         self._workers = [parts.worker_of(settings) for _ in range(settings.openrem.workers)]
         self._heartbeat_at = 0.0

@@ -98,7 +98,7 @@ class Setbacks:
             snapshot=job.snapshot,
         )
         try:
-            self._context.presence.check_target(inbox.quarantine)
+            self._context.check_target(inbox.quarantine_at)
             now_at = dispose.quarantine(
                 claimed, job.snapshot, inbox.quarantine, why, local=inbox.is_local
             )
@@ -223,7 +223,7 @@ class Setbacks:
     def put_back(self, inbox: Inbox, claimed: Claim) -> None:
         """Put a file back that nobody works on."""
         name = log.safe_name(claimed.place)
-        if claim.release(claimed):
+        if claim.release(claimed) or (inbox.after == "keep" and self._lay_beside(claimed)):
             self._told_claims.discard(claimed.path)
             _log.info("claim.put-back", drop=inbox.name, file=name)
         elif claimed.path not in self._told_claims and not os.path.lexists(claimed.original):
@@ -234,6 +234,21 @@ class Setbacks:
                 file=name,
                 **words(Reason.CANNOT_MOVE, ""),
             )
+
+    def _lay_beside(self, claimed: Claim) -> bool:
+        """Where files stay, one that took its name never makes room: it gets another name."""
+        if not os.path.lexists(claimed.path):
+            return False
+        for target in dispose.free_names(claimed.original):
+            try:
+                files.move(claimed.path, target)
+            except FileExistsError:
+                continue
+            except OSError:
+                return False
+            claim.finish(claimed)
+            return True
+        raise AssertionError("the names never end")
 
     def internal_error(self, path: bytes, error: Exception, *, own_claim: str = "") -> None:
         """A defect of ours: a few attempts, then quarantine; the log has type and place.

@@ -45,6 +45,7 @@ def settle(
     *,
     has_writer: bool | None,
     now_ns: int,
+    known_s: float,
     patience: Patience,
 ) -> Settled:
     """Judge one look at a file.
@@ -53,10 +54,11 @@ def settle(
         snapshot: what the file was when it was looked at.
         structure: what the walk over its lengths found.
         has_writer: whether somebody has it open for writing; None where that can't be told.
-        now_ns: the time by the clock that stamps the files (ns since the epoch).
+        now_ns: the time by our clock (ns since the epoch).
+        known_s: for how long we have known the file as it is.
         patience: the waiting times.
     """
-    still_s = _still_s(snapshot, now_ns)
+    still_s = _still_s(snapshot, now_ns, known_s)
     rest_s = max(0.0, patience.quiet_s - still_s)
     if has_writer:
         return _wait(structure, max(rest_s, patience.quiet_s / 2))
@@ -75,15 +77,15 @@ def settle(
     )
 
 
-def _still_s(snapshot: Snapshot, now_ns: int) -> float:
+def _still_s(snapshot: Snapshot, now_ns: int, known_s: float) -> float:
     """For how long the file has been still.
 
     A modification time from the future was set by someone (a copy that keeps the time stamps
     of a machine whose clock is wrong): the kernel's own ctime tells when. Where both are from
-    the future (a server's clock is ahead of ours), the file counts as changed just now.
+    the future (a server's clock is ahead of ours), it is as long as we have known it so.
     """
     past = [ns for ns in (snapshot.mtime_ns, snapshot.ctime_ns) if ns <= now_ns]
-    return (now_ns - max(past)) / 1e9 if past else 0.0
+    return (now_ns - max(past)) / 1e9 if past else max(0.0, known_s)
 
 
 def _wait(structure: Structure, again_in_s: float) -> Settled:

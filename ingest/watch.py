@@ -104,6 +104,10 @@ class Tree:
         if self.root not in self._mtimes:
             yield from self.everything()
 
+    def _is_passed_over(self, folder: bytes, name: bytes) -> bool:
+        """Claims of ours lie in the root; those of others, further down, are put back by nobody."""
+        return is_passed_over(name) and not (name == claim.FOLDER and folder != self.root)
+
     def _scan(self, folder: bytes, below: list[bytes]) -> Iterator[bytes]:
         empty = True
         self._mtimes.pop(folder, None)
@@ -114,7 +118,7 @@ class Tree:
             self._mtimes[folder] = status.st_mtime_ns
             for entry in _entries(folder):
                 empty = False
-                if is_passed_over(entry.name) or entry.path in self._excluded:
+                if entry.path in self._excluded or self._is_passed_over(folder, entry.name):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     below.append(entry.path)

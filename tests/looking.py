@@ -40,6 +40,7 @@ def looked_at(path: str) -> dict[str, Any]:
             found.structure,
             has_writer=has_writer,
             now_ns=found.snapshot.changed_ns + int(after_s * 1e9),
+            known_s=0.0,
             patience=_PATIENCE,
         )
 

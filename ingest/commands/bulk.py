@@ -70,8 +70,7 @@ def import_by_hand(settings: Settings, paths: Sequence[Path], *, delete: bool) -
         ledger = Ledger(settings.ledger_path)
         try:
             ledger.forget(BY_HAND, now())
-            if delete:
-                _put_back(chosen, settings)
+            _put_back(chosen, settings)
             draining = service.Service(
                 settings,
                 ledger,

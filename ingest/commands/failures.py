@@ -19,6 +19,7 @@ from ingest.errors import Changed, Reason
 from ingest.history import History
 from ingest.ledger import Ledger
 from ingest.model import Snapshot, State
+from ingest.presence import Presence
 from ingest.quarantine import Held, Leaving
 
 BATCH = 100  # files that leave by one sync of the ledger
@@ -193,7 +194,7 @@ def retry(settings: Settings, choice: Choice) -> int:
         assert leaving.home is not None  # noqa: S101 - _send_off leaves out those without
         return quarantine.bring_back(leaving.one, leaving.home)
 
-    def home_of(one: Held) -> bytes | None:
+    def home_of(one: Held, presence: Presence) -> bytes | None:
         home = _home(one, inboxes)
         if home is None:
             tally.failed(
@@ -201,13 +202,16 @@ def retry(settings: Settings, choice: Choice) -> int:
                 f"its drop folder {_printable(one.drop)} is not configured any more. "
                 "Next: move the file into another one by hand",
             )
-        elif not os.path.isdir(home):
+            return None
+        absence = presence.absence(home.place)
+        if absence is not None:
             tally.failed(
                 one,
-                f"its drop folder {log.shown(home)} is away. Next: mount or make it again",
+                f"its drop folder {log.shown(home.root)} is offline: {absence.why}. "
+                f"Next: {absence.next_step}",
             )
             return None
-        return home
+        return home.root
 
     _send_off(settings, chosen, act, home_of, tally, State.RETURNED)
     return tally.finish()
@@ -237,7 +241,12 @@ def discard(settings: Settings, choice: Choice, *, is_sure: bool) -> int:
     tally = _Tally("deleted", troubles=chosen.troubles)
     roots = {inbox.name: inbox.root for inbox in parts.inboxes_of(settings)}
     _send_off(
-        settings, chosen, act, lambda one: roots.get(one.drop, one.root), tally, State.DISCARDED
+        settings,
+        chosen,
+        act,
+        lambda one, _presence: roots.get(one.drop, one.root),
+        tally,
+        State.DISCARDED,
     )
     return tally.finish()
 
@@ -292,10 +301,10 @@ def _check(choice: Choice) -> None:
             )
 
 
-def _home(one: Held, inboxes: Collection[Inbox]) -> bytes | None:
+def _home(one: Held, inboxes: Collection[Inbox]) -> Inbox | None:
     """The drop folder that it came from; failing that, the one that has its name now."""
-    by_path = [inbox.root for inbox in inboxes if one.note and inbox.root == one.note.folder]
-    by_name = [inbox.root for inbox in inboxes if inbox.name == one.drop]
+    by_path = [inbox for inbox in inboxes if one.note and inbox.root == one.note.folder]
+    by_name = [inbox for inbox in inboxes if inbox.name == one.drop]
     return next(iter(by_path + by_name), None)
 
 
@@ -303,20 +312,21 @@ def _send_off(
     settings: Settings,
     chosen: _Chosen,
     act: Callable[[Leaving], bytes],
-    home_of: Callable[[Held], bytes | None],
+    home_of: Callable[[Held, Presence], bytes | None],
     tally: "_Tally",
     state: State,
 ) -> None:
     if not chosen.snapshots:
         return
     ledger = Ledger(settings.ledger_path)
+    presence = Presence(ledger, learns=False)
     try:
         waiting = (one for one in _Look(settings).held() if one.id in chosen.snapshots)
         while batch := list(islice(waiting, BATCH)):
             leaving = [
                 Leaving(one=one, home=home, snapshot=chosen.snapshots[one.id])
                 for one in batch
-                if (home := home_of(one)) is not None
+                if (home := home_of(one, presence)) is not None
             ]
             quarantine.send_off(
                 History(ledger), leaving, act, tally.add, state=state, by="by hand", now=now()

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from typing import TypedDict
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from ingest import disks, locks, log, mounts, parts
+from ingest import disks, locks, log, parts
 from ingest.commands.show import now, out
 from ingest.config import Drop, Settings
 from ingest.errors import LedgerError, OpenRemUnreachable, Reason
@@ -69,6 +70,16 @@ class VolumeStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TargetStatus:
+    """An archive, or the quarantine, that is not there."""
+
+    what: str
+    path: str
+    why: str
+    next: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
     """What the ledger knows."""
 
@@ -79,6 +90,8 @@ class Known:
     stuck: Sequence[Job] = ()
     missed: Mapping[str, int] = field(default_factory=dict)
     offline: Mapping[str, Absence] = field(default_factory=dict)
+    targets: Sequence[TargetStatus] = ()
+    disks: Sequence[VolumeStatus] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +102,7 @@ class Status:
     ledger: str  # what is wrong with it, and what to do; empty if nothing is
     openrem: OpenRemStatus
     quarantine: str
+    offline: tuple[TargetStatus, ...]  # archives, and the quarantine
     disks: tuple[VolumeStatus, ...]
     drops: tuple[FolderStatus, ...]
 
@@ -99,14 +113,15 @@ def status(settings: Settings, *, as_json: bool) -> int:
         ledger_word = _unwritten(settings, now())
         known = _read_ledger(settings, now())
     except LedgerError as error:
-        known = Known(service=_WORDS[locks.is_running(settings.state_dir)])
+        known = _without_ledger(settings)
         ledger_word = str(error)
     answer = Status(
         service=known.service,
         ledger=ledger_word,
         openrem=_openrem(settings, known.openrem),
         quarantine=str(settings.quarantine_path or ""),
-        disks=_disks(settings),
+        offline=tuple(known.targets),
+        disks=tuple(known.disks),
         drops=tuple(_folder(drop, known) for drop in settings.drop),
     )
     if as_json:
@@ -119,33 +134,54 @@ def status(settings: Settings, *, as_json: bool) -> int:
 
 
 def _read_ledger(settings: Settings, at: float) -> Known:
-    runs = locks.is_running(settings.state_dir)
     if not os.path.exists(settings.ledger_path):
-        return Known(service=_WORDS[runs])
+        return _without_ledger(settings)
+    runs = locks.is_running(settings.state_dir)
     midnight = datetime.fromtimestamp(at).astimezone().replace(hour=0, minute=0, second=0)
     names = [drop.name for drop in settings.drop]
     with closing(Ledger(settings.ledger_path, read_only=True)) as ledger:
         openrem = ledger.said("openrem") if runs else None
+        missed = {name: ledger.said(MISSED + name) for name in names} if runs else {}
         return Known(
             service=_WORDS[runs],
+            **_folders(settings, Presence(ledger, learns=False)),
             openrem=openrem[0] if openrem else None,
             tallies=ledger.tallies(),
             today=ledger.ends_since(midnight.timestamp()),
             stuck=ledger.stuck(names, limit=1000),
-            missed={name: int(said[0]) for name in names if (said := ledger.said(MISSED + name))},
-            offline=_offline(settings, Presence(ledger, learns=False)),
+            missed={name: int(said[0]) for name, said in missed.items() if said},
         )
 
 
-def _offline(settings: Settings, presence: Presence) -> dict[str, Absence]:
-    found = {
-        drop.name: presence.absence(parts.real_path(drop.path), str(drop.mount))
-        for drop in settings.drop
+def _without_ledger(settings: Settings) -> Known:
+    runs = locks.is_running(settings.state_dir)
+    return Known(service=_WORDS[runs], **_folders(settings, Presence(None)))
+
+
+class _Folders(TypedDict):
+    offline: Mapping[str, Absence]
+    targets: Sequence[TargetStatus]
+    disks: Sequence[VolumeStatus]
+
+
+def _folders(settings: Settings, presence: Presence) -> _Folders:
+    """How folders and disks are at this moment."""
+    drops = {inbox.name: presence.absence(inbox.place) for inbox in parts.inboxes_of(settings)}
+    targets = [
+        TargetStatus(
+            what=what, path=log.shown(place.folder), why=absence.why, next=absence.next_step
+        )
+        for what, place in parts.targets_of(settings).items()
+        if (absence := presence.unmounted(place)) is not None
+    ]
+    return {
+        "offline": {name: absence for name, absence in drops.items() if absence is not None},
+        "targets": targets,
+        "disks": _disks(settings, presence),
     }
-    return {name: absence for name, absence in found.items() if absence is not None}
 
 
-def _disks(settings: Settings) -> tuple[VolumeStatus, ...]:
+def _disks(settings: Settings, presence: Presence) -> tuple[VolumeStatus, ...]:
     limits = parts.limits_of(settings)
     return tuple(
         VolumeStatus(
@@ -156,7 +192,7 @@ def _disks(settings: Settings) -> tuple[VolumeStatus, ...]:
             low=volume.is_low(limits),
             room=volume.room,
         )
-        for volume in disks.volumes(parts.volumes_of(settings))
+        for volume in disks.volumes(parts.volumes_of(settings), presence.unmounted)
     )
 
 
@@ -204,7 +240,7 @@ def _unreachable(reason: Reason, detail: str) -> OpenRemStatus:
 
 def _folder(drop: Drop, known: Known) -> FolderStatus:
     name = drop.name
-    absence = known.offline.get(name) or _gone(drop)
+    absence = known.offline.get(name)
 
     def count(source: Sequence[Tally], *states: State) -> int:
         return sum(t.count for t in source if t.drop == name and t.state in states)
@@ -263,6 +299,11 @@ def _print(answer: Status) -> None:
         )
         table.add_row(name, *map(str, counts))
     console.print(table)
+    for target in answer.offline:
+        console.print(
+            f"{target.what} (OFFLINE): {target.path}, {target.why}. Files for it wait. "
+            f"Next: {target.next}."
+        )
     _print_disks(console, answer.disks)
     for drop in answer.drops:
         _print_troubles(console, drop)
@@ -274,16 +315,9 @@ def _print_disks(console: Console, found: Sequence[VolumeStatus]) -> None:
     for volume in found:
         if volume.low:
             console.print(
-                f"Disk low: {volume.room} on {volume.path} ({', '.join(volume.holds)}). Senders "
-                "such as Conquest lose objects in silence on a full disk. Next: free space on it."
+                f"Disk low: {volume.room} on {volume.path} ({', '.join(volume.holds)}); "
+                f"{disks.WHY}. Next: free space on it ([disk] sets the limit)."
             )
-
-
-def _gone(drop: Drop) -> Absence | None:
-    """Without a ledger it is not known whether a share should be there, but a folder must be."""
-    if mounts.folder_identity(os.fsencode(drop.path)) is not None:
-        return None
-    return Absence(why="the folder is gone", next_step="mount or make it again")
 
 
 def _print_troubles(console: Console, drop: FolderStatus) -> None:
@@ -291,7 +325,8 @@ def _print_troubles(console: Console, drop: FolderStatus) -> None:
         console.print(f"{drop.drop}: offline, {drop.why_offline}. Next: {drop.next}.")
     if drop.missed_by_events:
         console.print(
-            f"{drop.drop}: events missed {drop.missed_by_events} files, which the sweep found."
+            f"{drop.drop}: the system told nothing of {drop.missed_by_events} new files; they "
+            "were found all the same."
         )
     for code, number in sorted(drop.stuck.items()):
         reason = Reason.from_code(code)

@@ -9,9 +9,22 @@ from structlog.testing import capture_logs
 
 from ingest import disks
 from ingest.disks import DiskGuard, Limits, Volume
+from ingest.presence import Place
 from tests.mounting import mounted
 
 LIMITS = Limits(free_mib=4, free_files=100)
+
+
+def _at(folder: Path) -> Place:
+    return Place(folder=bytes(folder))
+
+
+def _never(_place: Place) -> None:
+    """No folder is away."""
+
+
+def _guard(limits: Limits = LIMITS, **folders: Path) -> DiskGuard:
+    return DiskGuard({what: _at(folder) for what, folder in folders.items()}, limits, _never)
 
 
 @pytest.fixture
@@ -27,10 +40,11 @@ def test_a_volume_is_asked_once_for_all_that_lies_on_it(tmp_path: Path, small: P
     (small / "sr").mkdir()
     found = disks.volumes(
         {
-            "drop folder sr": bytes(small / "sr"),
-            "ledger": bytes(tmp_path),
-            "quarantine": bytes(small / "not" / "yet"),
-        }
+            "drop folder sr": _at(small / "sr"),
+            "ledger": _at(tmp_path),
+            "quarantine": _at(small / "not" / "yet"),
+        },
+        _never,
     )
     assert [volume.holds for volume in found] == [("drop folder sr", "quarantine"), ("ledger",)]
     assert found[0].path == str(small / "sr")
@@ -38,7 +52,7 @@ def test_a_volume_is_asked_once_for_all_that_lies_on_it(tmp_path: Path, small: P
 
 
 def test_little_room_is_told_of_once_and_so_is_its_end(small: Path) -> None:
-    guard = DiskGuard({"drop folder sr": bytes(small)}, LIMITS)
+    guard = _guard(sr=small)
     filler = small / "filler"
     with capture_logs() as told:
         guard.look()
@@ -52,7 +66,7 @@ def test_little_room_is_told_of_once_and_so_is_its_end(small: Path) -> None:
         guard.look()
     assert [line["event"] for line in told] == ["disk.low", "disk.recovered"]
     assert told[0]["path"] == str(small)
-    assert told[0]["folders"] == ["drop folder sr"]
+    assert told[0]["folders"] == ["sr"]
     assert told[0]["detail"].startswith("3 MiB")
     assert told[0]["next"]
 
@@ -60,19 +74,33 @@ def test_little_room_is_told_of_once_and_so_is_its_end(small: Path) -> None:
 def test_no_room_for_further_files_is_little_room(small: Path) -> None:
     limits = Limits(free_mib=0, free_files=10**9)
     with capture_logs() as told:
-        DiskGuard({"ledger": bytes(small)}, limits).look()
+        _guard(limits, ledger=small).look()
     assert [line["event"] for line in told] == ["disk.low"]
 
 
-def test_a_volume_that_is_away_is_neither_low_nor_well_again(tmp_path: Path) -> None:
+def test_a_folder_that_is_away_lies_on_no_volume(tmp_path: Path, small: Path) -> None:
+    """Its empty place lies on another disk, whose room is not what matters."""
+    away = _at(tmp_path / "share")
+    found = disks.volumes({"sr": away, "dx": _at(small)}, lambda place: place == away or None)
+    assert [volume.holds for volume in found] == [("dx",)]
+
+
+def test_a_low_volume_that_is_away_is_not_well_again(tmp_path: Path) -> None:
     folder = tmp_path / "share"
     folder.mkdir()
-    guard = DiskGuard({"drop folder sr": bytes(folder)}, LIMITS)
+    is_away = False
+    guard = DiskGuard({"sr": _at(folder)}, LIMITS, lambda _place: is_away or None)
     with capture_logs() as told:
         with mounted(folder, "size=2m"):
             guard.look()
+        is_away = True
         guard.look()
-    assert [line["event"] for line in told] == ["disk.low"]
+        is_away = False
+        with mounted(folder):
+            guard.look()
+        with mounted(folder, "size=2m"):
+            guard.look()
+    assert [line["event"] for line in told if line["event"] == "disk.low"] == ["disk.low"] * 2
 
 
 @pytest.mark.parametrize(

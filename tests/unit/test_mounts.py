@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingest import mounts
 from ingest.errors import Reason, hindrance
 from ingest.ledger import Ledger
-from ingest.mounts import edge, folder_identity, is_edge, is_network
-from ingest.presence import NONE, Presence
+from ingest.mounts import edge, folder_identity, is_edge, is_mounted, is_network
+from ingest.presence import AUTO, Place, Presence
 from tests.mounting import mounted
 
 MOUNTS = """\
@@ -126,6 +127,11 @@ def test_a_folder_that_is_mounted_onto_itself_has_not_moved(share: bytes) -> Non
 # -- shares ------------------------------------------------------------------------------------
 
 
+def auto(folder: bytes) -> Place:
+    """A folder as it is by default."""
+    return Place(folder=folder, mount=AUTO)
+
+
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     opened = Ledger(tmp_path / "state" / "ledger.sqlite")
@@ -136,14 +142,14 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def test_a_plain_folder_is_there_or_gone(ledger: Ledger, share: bytes) -> None:
     presence = Presence(ledger)
     assert not presence.knows(share)
-    assert presence.absence(share) is None
+    assert presence.absence(auto(share)) is None
     assert presence.knows(share)
     os.rmdir(share)
-    absence = presence.absence(share)
+    absence = presence.absence(auto(share))
     assert absence is not None
     assert "gone" in absence.why
     os.mkdir(share)
-    assert presence.absence(share) is None
+    assert presence.absence(auto(share)) is None
 
 
 def test_a_share_that_is_not_mounted_is_no_empty_folder(ledger: Ledger, share: bytes) -> None:
@@ -151,30 +157,30 @@ def test_a_share_that_is_not_mounted_is_no_empty_folder(ledger: Ledger, share: b
     inside = share + b"/mammo"
     with mounted(share):
         os.mkdir(inside)
-        assert Presence(ledger).absence(share) is None
-        assert Presence(ledger).absence(inside) is None
+        assert Presence(ledger).absence(auto(share)) is None
+        assert Presence(ledger).absence(auto(inside)) is None
     os.mkdir(inside)  # the same in the folder beneath
     for presence in (Presence(ledger), Presence(ledger, learns=False)):
         for folder in (share, inside):
-            absence = presence.absence(folder)
+            absence = presence.absence(auto(folder))
             assert absence is not None
             assert absence.why == f"nothing is mounted at {os.fsdecode(share)}"
         with pytest.raises(OSError, match="nothing is mounted") as caught:
-            presence.check_target(inside)
+            presence.check_target(auto(inside))
         assert hindrance(caught.value) is Reason.DISK_AWAY
-        assert presence.absence(share, NONE) is None
+        assert presence.absence(Place(folder=share)) is None
     with mounted(share):
-        assert Presence(ledger).absence(share) is None
+        assert Presence(ledger).absence(auto(share)) is None
 
 
 def test_what_was_written_beneath_a_share_is_told_of(ledger: Ledger, share: bytes) -> None:
     with mounted(share):
-        assert Presence(ledger).absence(share) is None
-    absence = Presence(ledger).absence(share)
+        assert Presence(ledger).absence(auto(share)) is None
+    absence = Presence(ledger).absence(auto(share))
     assert absence is not None
     assert "move away" not in absence.next_step
     _file(share + b"/a.dcm")
-    absence = Presence(ledger).absence(share)
+    absence = Presence(ledger).absence(auto(share))
     assert absence is not None
     assert "move away" in absence.next_step
 
@@ -182,38 +188,84 @@ def test_what_was_written_beneath_a_share_is_told_of(ledger: Ledger, share: byte
 def test_a_share_on_a_share_is_the_one_that_counts(ledger: Ledger, share: bytes) -> None:
     presence = Presence(ledger)
     with mounted(share):
-        assert presence.absence(share) is None
+        assert presence.absence(auto(share)) is None
         with mounted(share):
-            assert presence.absence(share) is None
-        assert presence.absence(share) is None
+            assert presence.absence(auto(share)) is None
+        assert presence.absence(auto(share)) is None
         inner = share + b"/inner"
         os.mkdir(inner)
-        assert presence.absence(inner) is None
+        assert presence.absence(auto(inner)) is None
         with mounted(inner):
-            assert presence.absence(inner) is None
-        assert presence.absence(inner) is not None
+            assert presence.absence(auto(inner)) is None
+        assert presence.absence(auto(inner)) is not None
 
 
 def test_a_mount_that_is_asked_for_by_name_must_be_there(ledger: Ledger, share: bytes) -> None:
     """Before it was ever seen: a machine that starts before its shares are mounted."""
     presence = Presence(ledger)
     name = os.fsdecode(share)
-    assert presence.absence(share, name) is not None
+    assert presence.absence(Place(folder=share, mount=name)) is not None
     with mounted(share):
-        assert presence.absence(share, name) is None
+        assert presence.absence(Place(folder=share, mount=name)) is None
 
 
 def test_a_target_may_be_made_later(ledger: Ledger, share: bytes) -> None:
     presence = Presence(ledger)
-    presence.check_target(share + b"/archive")
+    presence.check_target(auto(share + b"/archive"))
     with mounted(share):
         os.mkdir(share + b"/archive")
-        presence.check_target(share + b"/archive")
+        presence.check_target(auto(share + b"/archive"))
     with pytest.raises(OSError, match="nothing is mounted"):
-        presence.check_target(share + b"/archive")
+        presence.check_target(auto(share + b"/archive"))
 
 
 def test_who_only_looks_remembers_nothing(ledger: Ledger, share: bytes) -> None:
     with mounted(share):
-        assert Presence(ledger, learns=False).absence(share) is None
-    assert Presence(ledger).absence(share) is None
+        assert Presence(ledger, learns=False).absence(auto(share)) is None
+    assert Presence(ledger).absence(auto(share)) is None
+
+
+def test_a_target_on_a_share_is_known_before_it_is_made(ledger: Ledger, share: bytes) -> None:
+    with mounted(share):
+        Presence(ledger).check_target(auto(share + b"/archive"))
+    with pytest.raises(OSError, match="nothing is mounted"):
+        Presence(ledger).check_target(auto(share + b"/archive"))
+
+
+def test_a_share_that_goes_while_it_is_looked_at_is_not_forgotten(
+    ledger: Ledger, share: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    presence = Presence(ledger)
+    with mounted(share):
+        assert presence.absence(auto(share)) is None
+    with monkeypatch.context() as patch:  # it was mounted a moment ago
+        patch.setattr(mounts, "is_edge", lambda _folder: True)
+        assert presence.absence(auto(share)) is not None
+    assert presence.absence(auto(share)) is not None
+    assert Presence(ledger).absence(auto(share)) is not None
+
+
+def test_a_named_mount_may_be_of_the_same_disk(ledger: Ledger, share: bytes, root: bytes) -> None:
+    os.mkdir(root + b"/source")
+    place = Place(folder=share, mount=os.fsdecode(share))
+    with mounted(share, over=root + b"/source"):
+        assert is_mounted(share)
+        assert Presence(ledger).absence(place) is None
+    assert Presence(ledger).absence(place) is not None
+
+
+def test_what_may_not_be_looked_at_is_not_called_unmounted(
+    share: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(_path: bytes) -> os.stat_result:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "lstat", closed)
+    assert is_edge(share)
+
+
+def test_without_a_ledger_a_folder_is_there_or_it_is_not(share: bytes) -> None:
+    assert Presence(None).absence(auto(share)) is None
+    absence = Presence(None).absence(auto(share + b"/none"))
+    assert absence is not None
+    assert "does not exist" in absence.why

@@ -37,6 +37,7 @@ def settled(
         structure,
         has_writer=has_writer,
         now_ns=NOW_NS,
+        known_s=0.0,
         patience=PATIENCE,
     )
 
@@ -46,6 +47,7 @@ def settled(
     structure=structures,
     has_writer=st.none() | st.booleans(),
     now_ns=times_ns,
+    known_s=st.floats(min_value=-1e6, max_value=1e6),
     patience=patiences,
 )
 def test_whatever_the_times_are(
@@ -53,10 +55,18 @@ def test_whatever_the_times_are(
     structure: Structure,
     has_writer: bool | None,
     now_ns: int,
+    known_s: float,
     patience: Patience,
 ) -> None:
     """Complete only what is whole and unwritten; a wait ends; nothing recent is given up."""
-    result = settle(snapshot, structure, has_writer=has_writer, now_ns=now_ns, patience=patience)
+    result = settle(
+        snapshot,
+        structure,
+        has_writer=has_writer,
+        now_ns=now_ns,
+        known_s=known_s,
+        patience=patience,
+    )
 
     match result.verdict:
         case Verdict.COMPLETE:
@@ -72,15 +82,17 @@ def test_whatever_the_times_are(
             assert not has_writer
             assert result.reason is not None
             stamps = [ns for ns in (snapshot.mtime_ns, snapshot.ctime_ns) if ns <= now_ns]
-            assert stamps
-            assert (now_ns - max(stamps)) / SECOND >= patience.quiet_s
+            still_s = (now_ns - max(stamps)) / SECOND if stamps else known_s
+            assert still_s >= patience.quiet_s
 
 
 @given(snapshot=snapshots, structure=structures, now_ns=times_ns, patience=patiences)
 def test_a_file_with_a_writer_always_waits(
     snapshot: Snapshot, structure: Structure, now_ns: int, patience: Patience
 ) -> None:
-    result = settle(snapshot, structure, has_writer=True, now_ns=now_ns, patience=patience)
+    result = settle(
+        snapshot, structure, has_writer=True, now_ns=now_ns, known_s=1e9, patience=patience
+    )
 
     assert result.verdict is Verdict.WAIT
 
@@ -160,6 +172,20 @@ def test_an_old_modification_time_does_not_shorten_the_quiet_time() -> None:
     """A copy that keeps time stamps (cp -p, a robot's rsync) may still be growing."""
     snapshot = a_snapshot(mtime_ns=1, ctime_ns=NOW_NS)
 
-    result = settle(snapshot, WHOLE, has_writer=None, now_ns=NOW_NS, patience=PATIENCE)
+    result = settle(snapshot, WHOLE, has_writer=None, now_ns=NOW_NS, known_s=9e9, patience=PATIENCE)
 
     assert result.verdict is Verdict.WAIT
+
+
+@pytest.mark.parametrize(
+    ("known_s", "verdict"), [(0.0, Verdict.WAIT), (1.9, Verdict.WAIT), (2.0, Verdict.COMPLETE)]
+)
+def test_a_server_whose_clock_is_ahead_holds_nothing_up(known_s: float, verdict: Verdict) -> None:
+    """Both times are from the future: it is still for as long as we have known it so."""
+    snapshot = a_snapshot(mtime_ns=NOW_NS + 10**15, ctime_ns=NOW_NS + 10**15)
+
+    result = settle(
+        snapshot, WHOLE, has_writer=None, now_ns=NOW_NS, known_s=known_s, patience=PATIENCE
+    )
+
+    assert result.verdict is verdict
