@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.harness import END_S, Ground, image, relay, report, sample, until
+from tests.system.harness import END_S, Ground, files_below, image, relay, report, sample, until
 
 
 def test_sources_stay_as_they_are(ground: Ground) -> None:
@@ -213,3 +213,18 @@ def test_nor_does_a_killed_one_that_deletes_from_a_folder_within_it(ground: Grou
     service.stop()
     assert ground.quarantined() == {}
     assert ground.events() == 40
+
+
+@pytest.mark.parametrize("again", ["batch", "data"])
+def test_what_a_killed_import_had_set_aside_is_found_by_the_next(
+    ground: Ground, again: str
+) -> None:
+    """By one that deletes nothing, too, and by one of the folder above."""
+    batch = ground.root / "data" / "batch"
+    claimed = batch / ".ingest" / "0123456789abcdef-01234567" / "x.dcm"
+    claimed.parent.mkdir(parents=True)
+    claimed.write_bytes(content := image())
+    said = ground.says("import", ground.root / "data" if again == "data" else batch)
+    assert said.code == 0, said
+    assert ground.holds(content)
+    assert len(files_below(batch)) == 1

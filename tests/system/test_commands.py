@@ -59,7 +59,9 @@ def test_status_is_one_json_object_and_touches_nothing(ground: Ground) -> None:
     assert not ground.state.exists()
     status = ground.status()
     assert not ground.state.exists()
-    assert list(status) == ["service", "ledger", "openrem", "quarantine", "drops"]
+    assert list(status) == [
+        *("service", "ledger", "openrem", "quarantine", "offline", "disks", "drops")
+    ]
     assert status["service"] == "stopped"
     assert [drop["drop"] for drop in status["drops"]] == ["mammo", "dx", "sr"]
     assert all(drop["state"] == "watched" for drop in status["drops"])
@@ -176,3 +178,20 @@ def _picture(folder: Path) -> list[tuple[object, ...]]:
         for path in sorted(folder.iterdir())
         for status in [path.lstat()]
     ]
+
+
+@pytest.mark.parametrize("what", ["archive", "quarantine", "quarantine of a folder"])
+def test_what_leaves_a_drop_folder_must_not_come_into_one(ground: Ground, what: str) -> None:
+    """By a link: it would come and go for ever."""
+    place = {
+        "archive": ground.archive,
+        "quarantine": ground.failed,
+        "quarantine of a folder": ground.failed / "sr",
+    }[what]
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to(ground.drop("dx"))
+    ground.put("sr", "a.dcm", b"no object")
+    said = ground.says("run", "--once")
+    assert (said.code, len(said.err.splitlines())) == (2, 1), said
+    assert "leads to a drop folder" in said.err
+    assert ground.files()["sr"] == [b"a.dcm"]

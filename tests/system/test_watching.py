@@ -54,6 +54,37 @@ def test_a_share_that_goes_is_offline_and_comes_back(ground: Ground) -> None:
         assert [row[2:6] for row in ground.held()] == [("1", "1", "1", "1")] * 3
 
 
+def test_nothing_is_moved_to_where_a_share_is_not_mounted(ground: Ground) -> None:
+    """Neither into quarantine, of whichever folder, nor back from it by retry."""
+    ground.configure()
+    ground.failed.mkdir()
+    with mounted(ground.failed):
+        with mounted(ground.drop("sr")):
+            service = ground.service().ready()
+            ground.put("sr", "first.dcm", b"no object")
+            until(ground.quarantined, "it is quarantined")
+            service.stop()
+            assert ground.says("run", "--once").code == 0  # and the folder is known
+        said = ground.says("retry", "--all")
+        assert said.code == 1, said
+        assert "nothing is mounted at" in said.err
+        assert list(ground.drop("sr").iterdir()) == []
+        assert ground.quarantined() == {b"sr/first.dcm": "not-dicom"}
+    service = ground.service().ready()
+    until(lambda: service.has_said("target.offline"), "it says so")
+    ground.put("dx", "second.dcm", b"no object")
+    until(lambda: ground.folder_status("dx")["stuck"] == {"disk-away": 1}, "status says so")
+    assert [target["what"] for target in ground.status()["offline"]] == ["quarantine"]
+    assert "quarantine (OFFLINE)" in ground.says("status").out
+    assert list(ground.failed.iterdir()) == []
+    service.stop()
+    ground.tables = ""
+    text = ground.config.read_text()
+    ground.config.write_text(text.replace("[quarantine]", '[quarantine]\nmount = "none"'))
+    assert ground.says("run", "--once").code == 1
+    assert ground.quarantined() == {b"dx/second.dcm": "not-dicom"}
+
+
 def test_a_folder_that_was_there_before_may_be_away_at_the_start(ground: Ground) -> None:
     """One that never was is likelier a typo; and a named mount is waited for."""
     assert ground.says("run", "--once").code == 0

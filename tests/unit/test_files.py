@@ -604,3 +604,33 @@ def test_two_long_names_do_not_become_one() -> None:
     left, right = b"x" * 254 + b"1", b"x" * 254 + b"2"
 
     assert files.name_that_fits(left, b".why.json") != files.name_that_fits(right, b".why.json")
+
+
+@pytest.mark.parametrize("come", ["from nowhere", "in a moment when nobody looks"])
+def test_without_noreplace_a_newer_file_is_not_replaced(
+    folder: bytes, come: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On some network file systems: a sender may write between a look and a rename."""
+    put(folder + b"/claimed")
+    monkeypatch.setattr(files, "_rename_noreplace", lambda _source, _target: False)
+    put(folder + b"/original", b"newer")
+    if come == "in a moment when nobody looks":
+        monkeypatch.setattr(os.path, "lexists", lambda _path: False)
+
+    with pytest.raises(FileExistsError):
+        files.move(folder + b"/claimed", folder + b"/original")
+
+    assert content_of(folder + b"/original") == b"newer"
+    assert content_of(folder + b"/claimed") == CONTENT
+
+
+def test_a_move_that_a_crash_left_under_both_names_is_ended(
+    folder: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(folder + b"/source")
+    os.link(folder + b"/source", folder + b"/target")
+    monkeypatch.setattr(files, "_rename_noreplace", lambda _source, _target: False)
+
+    files.move(folder + b"/source", folder + b"/target")
+
+    assert os.listdir(folder) == [b"target"]

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from ingest import claim, dicom, rules
+from ingest import claim, dicom, files, rules
 from ingest.breaker import Breaker
 from ingest.claim import Claim
 from ingest.context import Context, Ended, Inbox
-from ingest.errors import LedgerError, Reason
+from ingest.errors import Changed, LedgerError, Reason
 from ingest.housekeeping import Housekeeping
 from ingest.intake import Intake
 from ingest.ledger import Ledger
@@ -268,3 +268,53 @@ def test_the_breaker_opens_also_when_the_ledger_is_full(
     with pytest.raises(LedgerError):
         breaker.open(Reason.DATABASE_UNREACHABLE, "")
     assert breaker.is_open
+
+
+def test_a_folder_in_the_place_of_a_known_file_is_no_file(bench: Bench) -> None:
+    """What lies in it is swept as files of their own; the folder itself is never set aside."""
+    path = bench.put("x")
+    os.truncate(path, 3000)
+    bench.time = os.stat(path).st_mtime + 2
+    bench.intake.look(bench.inbox, path)
+    os.unlink(path)
+    os.mkdir(path)
+    inner = bench.put("x/one.dcm")
+    bench.intake.look(bench.inbox, path)
+    assert bench.job(path).state is State.GONE
+    with pytest.raises(Changed):
+        claim.take(
+            Claim(id=claim.new_id(1), root=bench.inbox.root, place=b"x"), files.snapshot(path)
+        )
+    assert os.path.exists(inner)
+
+
+def test_a_machine_short_of_memory_is_not_the_files_fault(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bench.put()
+
+    def fails(_path: bytes) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dicom, "look", fails)
+        for _ in range(2 * UNKNOWN_ATTEMPTS):
+            bench.intake.look(bench.inbox, path)
+            bench.time += 1000
+    assert bench.job(path).reason is Reason.CANNOT_READ
+    bench.intake.look(bench.inbox, path)
+    assert bench.job(path).state is State.READY
+
+
+def test_where_files_stay_a_refused_one_whose_name_is_taken_gets_another(bench: Bench) -> None:
+    """The one that took its name never makes room; so it is refused again from beside it."""
+    inbox = replace(bench.inbox, after="keep")
+    path, claimed = _claimed(bench)
+    bench.put()
+    setbacks = Setbacks(bench.context)
+    setbacks.put_back(bench.inbox, claimed)
+    assert os.path.exists(claimed.path)  # where files go, it waits for the newer one to go
+    setbacks.put_back(inbox, claimed)
+    assert not os.path.exists(claimed.path)
+    assert sorted(os.listdir(bench.root)) == ["x.dcm", "x~2.dcm"]
+    assert os.path.exists(path)

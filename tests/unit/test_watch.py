@@ -535,5 +535,13 @@ def test_a_watch_may_be_stopped_twice_and_before_it_began(root: bytes) -> None:
     watching.stop()
 
 
-def test_the_folder_of_claims_is_not_swept() -> None:
+def test_only_our_own_folder_of_claims_is_not_swept(root: bytes) -> None:
+    """One further down came along with a drop folder that was dragged in: nobody puts it back."""
+    ours = put(os.path.join(root, claim.FOLDER, b"1", b"ours.dcm"))
+    theirs = put(os.path.join(root, b"old", claim.FOLDER, b"1", b"theirs.dcm"))
+
+    found = list(Tree(root).everything())
+
     assert is_passed_over(claim.FOLDER)
+    assert ours not in found
+    assert found == [theirs]
