@@ -114,6 +114,11 @@ class Read:
                 found[uids[0] if uids else ""] += 1
         return found
 
+    def containers(self) -> int:
+        """How many items of a report may be events. OpenREM goes by their meanings, too."""
+        items = self.items(0x0040A730)
+        return sum(self.text(0x0040A040, item) == "CONTAINER" for item in items if item)
+
     def concept(self, item: list[Element]) -> str:
         """The code of a content item's concept name."""
         names = self.items(0x0040A043, item)
