@@ -232,9 +232,9 @@ def _judged(ground: Ground, mutants: list[Mutant]) -> Counter[str]:
         if not name.endswith(b".why.json")
     }
     held = Held(ground)
-    for mutant in mutants:
-        if digest(mutant.content) not in reasons:
-            assert held.by_our_reading(mutant.content) == "", mutant.kind
+    gone = [mutant for mutant in mutants if digest(mutant.content) not in reasons]
+    lacking = [(mutant.kind, held.by_our_reading(mutant.content)) for mutant in gone]
+    assert [(kind, what) for kind, what in lacking if what] == []
     imported = len(mutants) - len(reasons)
     assert len(reasons) < len(mutants)
     return Counter(reasons.values()) + Counter({"imported": imported})
