@@ -78,7 +78,9 @@ class Sound:
         own = (0x00080018, 0x0020000D, EVENT_UID)
         uids = {found.value(one).rstrip(b"\0 ") for one in self.all if one.tag in own}
         # Room enough that no two are the same.
-        self._uids = sorted((uid for uid in uids if len(uid) > 12), key=len, reverse=True)
+        self._uids = sorted(
+            (uid for uid in uids if len(uid) > 12), key=lambda uid: (len(uid), uid), reverse=True
+        )
         self._patient = found.find(PATIENT_ID)
 
     def fresh(self, chance: random.Random) -> bytes:

@@ -101,18 +101,23 @@ class Read:
         return self.text(0x0020000D)
 
     def events(self) -> Counter[str]:
-        """The UIDs of a report's irradiation events and administrations."""
+        """The UIDs of a report's irradiation events and administrations; "" for what is none."""
         found: Counter[str] = Counter()
         for item in self.items(0x0040A730):
             wanted = _EVENTS.get(self.concept(item))
             if wanted and self.text(0x0040A040, item) == "CONTAINER":
                 uids = [
-                    self.text(0x0040A124, inner)
+                    self.text(0x0040A124, inner) if uid.vr in (b"UI", b"") else ""
                     for inner in self.items(0x0040A730, item)
-                    if self.concept(inner) == wanted and self.find(0x0040A124, inner)
+                    if self.concept(inner) == wanted and (uid := self.find(0x0040A124, inner))
                 ]
                 found[uids[0] if uids else ""] += 1
         return found
+
+    def containers(self) -> int:
+        """How many items may be events: to OpenREM a meaning is enough, whatever the type."""
+        items = self.items(0x0040A730)
+        return sum(self.find(0x0040A730, item) is not None for item in items if item)
 
     def concept(self, item: list[Element]) -> str:
         """The code of a content item's concept name."""

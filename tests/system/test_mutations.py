@@ -232,9 +232,9 @@ def _judged(ground: Ground, mutants: list[Mutant]) -> Counter[str]:
         if not name.endswith(b".why.json")
     }
     held = Held(ground)
-    for mutant in mutants:
-        if digest(mutant.content) not in reasons:
-            assert held.by_our_reading(mutant.content) == "", mutant.kind
+    gone = [mutant for mutant in mutants if digest(mutant.content) not in reasons]
+    lacking = [(mutant.kind, held.by_our_reading(mutant.content)) for mutant in gone]
+    assert [(kind, what) for kind, what in lacking if what] == []
     imported = len(mutants) - len(reasons)
     assert len(reasons) < len(mutants)
     return Counter(reasons.values()) + Counter({"imported": imported})
@@ -292,10 +292,9 @@ class Held:
         is_alone = sum(study == found.study for study, _ in self.recorded) == 1
         if found.sop_class.startswith(REPORTS):
             known = Counter({uid: times for uid, times in wanted.items() if UID.fullmatch(uid)})
-            is_held = known <= stored and wanted.total() <= stored.total()
-            return (
-                "" if is_held and (not is_alone or wanted.total() == stored.total()) else "events"
-            )
+            most = found.containers() if is_alone else stored.total()
+            is_held = known <= stored and wanted.total() <= stored.total() <= most
+            return "" if is_held else "events"
         has_event = stored == {found.sop_instance: 1} or (stored.total() > 0 and not is_alone)
         return "" if has_event or found.sop_class in NUCLEAR_MEDICINE else "event"
 
