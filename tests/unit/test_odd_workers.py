@@ -178,7 +178,7 @@ STARTS = {
     "says a name and ends": ("sys.exit('Doe')", "it ended by itself with code 1"),
     "greets with words": ("say('Welcome\\n'); time.sleep(3600)", "what it said is no answer"),
     "greets with bytes": (
-        "os.write(1, bytes(range(128, 256)) + b'\\n')",
+        "os.write(1, bytes(range(128, 256)) + b'\\n'); time.sleep(3600)",
         "what it said is no answer",
     ),
     "greets without end": ("while True: os.write(1, b'x' * 65536)", "longer than"),
