@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import stat
 from typing import assert_never
 
 from ingest import claim, dicom, files, log, rules
@@ -59,9 +60,10 @@ class Intake:
         return len(due)
 
     def _look(self, inbox: Inbox, path: bytes) -> bool:
-        if os.path.isdir(path) and not os.path.islink(path):  # the file's name is a folder's now
+        status = os.lstat(path)
+        if stat.S_ISDIR(status.st_mode):  # the file's name is a folder's now
             raise FileNotFoundError
-        found = files.snapshot(path)
+        found = Snapshot.of(status)
         job = self._context.ledger.find(path)
         if job is not None and self._is_known(inbox, job, found):
             return False

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -138,7 +139,7 @@ class Lookout:
         """One turn of looking. True if there may be more to do at once."""
         now = self._context.now()
         self._check_folders()
-        paths, overflowed = self.hints.take()
+        paths, overflowed = self.hints.take(BATCH)
         for missed in self._missed.values():
             missed.told(paths)
         self._check_watches(now)
@@ -207,7 +208,7 @@ class Lookout:
             self._watches.pop(name).stop()
 
     def _check_events(self, name: str, watching: watch.Watch, now: float) -> None:
-        doubt = self._missed[name].check(now)
+        doubt = self._missed[name].check(now, self.hints.holds)
         if doubt is Doubt.NONE:
             return
         if doubt is Doubt.NEW:
@@ -275,19 +276,23 @@ class Lookout:
                 yield self._context.inboxes[name]
 
     def _everything(self) -> Iterator[tuple[Inbox, bytes]]:
-        for inbox in self._served():
-            if inbox.is_drop and self._may_recover():
-                self._house.recover(inbox)
-            for path in self._sources[inbox.name].everything():
-                yield inbox, path
+        yield from _by_turns([self._all_of(inbox) for inbox in self._served()])
+
+    def _all_of(self, inbox: Inbox) -> Iterator[tuple[Inbox, bytes]]:
+        if inbox.is_drop and self._may_recover():
+            self._house.recover(inbox)
+        for path in self._sources[inbox.name].everything():
+            yield inbox, path
 
     def _changed(self, now: float) -> Iterator[tuple[Inbox, bytes]]:
         began = time.monotonic()
-        for inbox in self._served():
-            for path in self._sources[inbox.name].changed(int(now * 1e9)):
-                yield inbox, path
+        yield from _by_turns([self._changed_of(inbox, int(now * 1e9)) for inbox in self._served()])
         took = time.monotonic() - began
         self._quick_at = now + max(self._rhythm.quick_s, took * SCAN_SHARE)
+
+    def _changed_of(self, inbox: Inbox, now_ns: int) -> Iterator[tuple[Inbox, bytes]]:
+        for path in self._sources[inbox.name].changed(now_ns):
+            yield inbox, path
 
     def _go_on_sweeping(self) -> bool:
         enough_at = time.monotonic() + BATCH_S
@@ -336,3 +341,13 @@ class Lookout:
         stood_s = self._context.now() - folder.mtime_ns / 1e9
         if folder.is_empty and stood_s > max(STANDING_S, self._rhythm.tidy_after_s * 2):
             self._context.ledger.stands(folder.path, self._context.now())
+
+
+def _by_turns(sweeps: list[Iterator[tuple[Inbox, bytes]]]) -> Iterator[tuple[Inbox, bytes]]:
+    """One of each in turn: a flood in one folder must not hold up the others."""
+    todo = deque(sweeps)
+    while todo:
+        sweep = todo.popleft()
+        with contextlib.suppress(StopIteration):
+            yield next(sweep)
+            todo.append(sweep)

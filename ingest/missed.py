@@ -6,7 +6,7 @@ is given a moment for its event to arrive.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
 
 GRACE_S = 5.0  # for an event; it takes a millisecond, on a busy machine much longer
@@ -62,11 +62,16 @@ class Missed:
         """Expect no events any more."""
         self._open.clear()
 
-    def check(self, now: float) -> Doubt:
-        """What is to be thought of the watch; the same doubt comes once a minute at most."""
+    def check(self, now: float, is_told: Callable[[bytes], bool] = lambda _path: False) -> Doubt:
+        """What is to be thought of the watch; the same doubt comes once a minute at most.
+
+        Args:
+            now: the time (seconds since the epoch).
+            is_told: whether an event has told of a path, and nobody has looked at it yet.
+        """
         while self._open and next(iter(self._open.values())) <= now:
-            self._open.popitem(last=False)
-            self.count += 1
+            path, _ = self._open.popitem(last=False)
+            self.count += not is_told(path)
         if self.count == self._reported:
             return Doubt.NONE
         is_news = now > self._missed_at + CALM_S

@@ -141,11 +141,11 @@ def _entries(folder: bytes) -> Iterator[os.DirEntry[bytes]]:
 
 
 class Hints:
-    """Paths that events told of: each once, bounded. Thread-safe."""
+    """Paths that events told of: each once, bounded for each folder. Thread-safe."""
 
     def __init__(self) -> None:
         """No hints yet."""
-        self._paths: OrderedDict[bytes, None] = OrderedDict()
+        self._folders: OrderedDict[bytes, OrderedDict[bytes, None]] = OrderedDict()
         self._lock = threading.Lock()
         self._overflowed = False
         self.arrived = threading.Event()
@@ -159,20 +159,31 @@ class Hints:
     def add(self, path: bytes) -> None:
         """Note a path."""
         with self._lock:
-            if len(self._paths) >= MAX_HINTS:
+            paths = self._folders.setdefault(os.path.dirname(path), OrderedDict())
+            if len(paths) >= MAX_HINTS:
                 self._overflowed = True
             else:
-                self._paths[path] = None
+                paths[path] = None
         self.arrived.set()
 
-    def take(self) -> tuple[list[bytes], bool]:
-        """All hints since the last call, and whether some were lost or dropped."""
+    def take(self, most: int = MAX_HINTS) -> tuple[list[bytes], bool]:
+        """The oldest hints, each folder's in turn, and whether some were lost or dropped."""
+        taken: list[bytes] = []
         with self._lock:
-            paths, overflowed = list(self._paths), self._overflowed
-            self._paths.clear()
-            self._overflowed = False
-            self.arrived.clear()
-        return paths, overflowed
+            while self._folders and len(taken) < most:
+                folder, paths = self._folders.popitem(last=False)
+                taken.append(paths.popitem(last=False)[0])
+                if paths:
+                    self._folders[folder] = paths
+            overflowed, self._overflowed = self._overflowed, False
+            if not self._folders:
+                self.arrived.clear()
+        return taken, overflowed
+
+    def holds(self, path: bytes) -> bool:
+        """Does a hint at this path wait to be taken?"""
+        with self._lock:
+            return path in self._folders.get(os.path.dirname(path), ())
 
 
 class _Emitter(InotifyEmitter):

@@ -77,3 +77,10 @@ def test_what_a_known_loss_hid_is_counted_and_puts_nothing_in_doubt() -> None:
     missed.found(b"/b", LATER_S)
     assert missed.check(2 * LATER_S) is Doubt.NEW
     assert missed.count == 3
+
+
+def test_what_an_event_has_told_of_but_nobody_heard_yet_is_not_missed() -> None:
+    missed = Missed()
+    missed.found(b"/a", 0.0)
+    assert missed.check(LATER_S, lambda path: path == b"/a") is Doubt.NONE
+    assert missed.count == 0

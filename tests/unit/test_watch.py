@@ -354,6 +354,19 @@ def test_hints_are_bounded_and_say_when_some_were_dropped() -> None:
     assert hints.take() == ([], False)
 
 
+def test_a_flood_of_hints_in_one_folder_holds_up_no_other() -> None:
+    hints = Hints()
+    for number in range(MAX_HINTS + 10):
+        hints.add(b"/flooded/%d" % number)
+    hints.add(b"/other/a")
+
+    assert hints.take(2) == ([b"/flooded/0", b"/other/a"], True)
+    assert hints.arrived.is_set()
+    assert hints.holds(b"/flooded/1")
+    assert not hints.holds(b"/flooded/0")
+    assert not hints.holds(b"/other/a")
+
+
 # -- events --------------------------------------------------------------------------------------
 
 
