@@ -115,6 +115,9 @@ class Reject:
 Decision = Import | Ignore | Keep | Reject
 
 
+Doses = tuple[float | None, float | None]  # CTDIvol (mGy) and DLP (mGy.cm), as far as told
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyHeld:
     """What OpenREM's database holds of one study row (``remapp_generalstudymoduleattr``)."""
@@ -125,10 +128,13 @@ class StudyHeld:
     event_rows: int  # CT and projection irradiation events stored
     event_uids: tuple[str | None, ...]  # also radiopharmaceutical administrations
     has_event_at_same_time: bool  # an event whose start equals the image's
+    has_other_exposure: bool  # the event under the image's UID contradicts the image
     patient_rows: int
     has_ct_dose: bool
+    ct_doses: tuple[Doses, ...]  # one for each CT irradiation event
     has_radiopharmaceutical_dose: bool
     has_pet_series: bool  # the file's series, for PET
+    has_other_administration: bool  # each that is stored contradicts the image's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +145,7 @@ class FileContent:
     sop_instance_uid: str
     study_uid: str
     event_uids: tuple[str | None, ...]  # one for each event container of an SR
-    exposures: int  # Philips: exposure items with an acquisition type
+    exposures: tuple[Doses, ...]  # Philips: of the exposure items with an acquisition type
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,12 +11,16 @@ This is the only module that makes a ``Proof``, and nothing is deleted without o
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isclose
 
 from ingest.errors import Reason
-from ingest.model import Facts, Header, Importer, Shortfall, Snapshot, StudyHeld
+from ingest.model import Doses, Facts, Header, Importer, Shortfall, Snapshot, StudyHeld
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 PET_IMAGE = "1.2.840.10008.5.1.4.1.1.128"
+
+SAME_SHARE = 0.01  # of a dose; a dose report may round it
+LEAST_DOSE = 1e-6  # OpenREM keeps 8 decimals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +99,11 @@ def _dose_report(facts: Facts) -> str | Shortfall:
         return _short(
             facts, f"{missing.total()} of {len(facts.content.event_uids)} events are missing"
         )
+    if not facts.content.event_uids and not _is_alone(finished):
+        return Shortfall(
+            reason=Reason.NOT_HELD,
+            detail="it reports no events, and OpenREM holds other objects of this study",
+        )
     if None in stored and None in facts.content.event_uids and not _is_alone(finished):
         return Shortfall(
             reason=Reason.NOT_HELD,
@@ -107,8 +116,8 @@ def _dose_report(facts: Facts) -> str | Shortfall:
 def _is_alone(finished: Sequence[StudyHeld]) -> bool:
     """Is this report all that its row was made of?
 
-    Events without a UID can't be told apart. OpenREM takes a second report with such events for
-    a part of the first, whatever they are, and stores nothing of it.
+    Events without a UID can't be told apart. OpenREM takes a second report with such events, or
+    with none, for a part of the first, whatever it says, and stores nothing of it.
     """
     return any(study.has_sop and study.objects == 1 for study in finished)
 
@@ -118,22 +127,35 @@ def _projection_image(facts: Facts) -> str | Shortfall:
 
     OpenREM takes an image whose exposure began when a stored one's did for the twin of that
     one, and stores no second event (OpenREM ``extract_common.get_study_check_dup``); not so
-    for mammograms sent as secondary captures.
+    for mammograms sent as secondary captures. And it ignores an image whose UID it has.
     """
     uid = facts.content.sop_instance_uid
+    is_other = False
     for study in facts.studies:
         if not (study.has_sop and _is_finished(study)):
             continue
         if uid in study.event_uids:
-            return "its event is stored"
+            if not (facts.already and study.has_other_exposure):
+                return "its event is stored"
+            is_other = True
+            continue
         if study.has_event_at_same_time and facts.content.sop_class_uid != SECONDARY_CAPTURE:
             return "the event of its processing/presentation twin is stored"
+    if is_other:
+        return Shortfall(
+            reason=Reason.NOT_HELD, detail="OpenREM holds another exposure under its UID"
+        )
     return _short(facts, "no event of this image is stored")
 
 
 def _nuclear_medicine_image(facts: Facts) -> str | Shortfall:
-    """Weak by itself (OpenREM counts no events here): it leans on the one transaction."""
+    """Weak by itself (OpenREM counts no events here): it leans on the one transaction.
+
+    Of a second administration OpenREM stores only what the first left empty (OpenREM
+    ``nm_image._try_set_value``).
+    """
     pet = facts.content.sop_class_uid == PET_IMAGE
+    is_other = False
     for study in facts.studies:
         if (
             study.has_sop
@@ -141,19 +163,52 @@ def _nuclear_medicine_image(facts: Facts) -> str | Shortfall:
             and study.has_radiopharmaceutical_dose
             and (study.has_pet_series or not pet)
         ):
-            return "the PET series is stored" if pet else "the administration is stored"
+            if not study.has_other_administration:
+                return "the PET series is stored" if pet else "the administration is stored"
+            is_other = True
+    if is_other:
+        return Shortfall(
+            reason=Reason.NOT_HELD, detail="OpenREM holds another administration of this study"
+        )
     return _short(facts, "its administration or series is not stored")
 
 
 def _philips_dose_info(facts: Facts) -> str | Shortfall:
-    """OpenREM records no SOP Instance UID for these: the exposures must all be there."""
+    """OpenREM records no SOP Instance UID for these: the exposures must all be there.
+
+    It ignores one of a study that it has, whatever its exposures are: they are told by their
+    doses.
+    """
     exposures = facts.content.exposures
     for study in facts.studies:
-        if study.has_ct_dose and _is_finished(study) and study.event_rows == exposures:
-            return f"all its {exposures} exposures are stored"
+        if (
+            study.has_ct_dose
+            and _is_finished(study)
+            and study.event_rows == len(exposures)
+            and _are_the_same(exposures, study.ct_doses)
+        ):
+            return f"all its {len(exposures)} exposures are stored"
     if any(_is_finished(study) for study in facts.studies):
         return Shortfall(reason=Reason.OTHER_SOURCE)
-    return _short(facts, f"not all of its {exposures} exposures are stored")
+    return _short(facts, f"not all of its {len(exposures)} exposures are stored")
+
+
+def _are_the_same(exposures: Sequence[Doses], stored: Sequence[Doses]) -> bool:
+    """Do they agree, in whatever order, in what both sides tell?"""
+    if len(exposures) != len(stored):
+        return False
+    pairs = zip(sorted(exposures, key=_in_order), sorted(stored, key=_in_order), strict=True)
+    return all(
+        one is None or other is None or isclose(one, other, rel_tol=SAME_SHARE, abs_tol=LEAST_DOSE)
+        for pair in pairs
+        for one, other in zip(*pair, strict=True)
+    )
+
+
+def _in_order(doses: Doses) -> tuple[float, float]:
+    """By the DLP, then the CTDIvol; the decimals that OpenREM cuts off don't count."""
+    ctdivol, dlp = doses
+    return round(dlp or 0.0, 6), round(ctdivol or 0.0, 6)
 
 
 def _is_finished(study: StudyHeld) -> bool:

@@ -27,17 +27,20 @@ STUDY: dict[str, Any] = {
     "event_rows": 1,
     "event_uids": ["1.2.3"],
     "has_event_at_same_time": True,
+    "has_other_exposure": False,
     "patient_rows": 1,
     "has_ct_dose": False,
+    "ct_doses": [],
     "has_radiopharmaceutical_dose": False,
     "has_pet_series": False,
+    "has_other_administration": False,
 }
 CONTENT: dict[str, Any] = {
     "sop_class_uid": "1.2",
     "sop_instance_uid": "1.2.3",
     "study_uid": "1.2.4",
     "event_uids": ["1.2.3", None],
-    "exposures": 0,
+    "exposures": [[1.5, None]],
 }
 IMPORTED: dict[str, Any] = {
     "content": CONTENT,

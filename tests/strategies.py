@@ -101,6 +101,7 @@ structures = st.builds(
     can_improve=st.booleans(),
 )
 
+doses = st.tuples(*[st.none() | st.sampled_from((0.0, 7.2, 196.01))] * 2)
 studies = st.builds(
     StudyHeld,
     has_sop=st.booleans(),
@@ -109,10 +110,13 @@ studies = st.builds(
     event_rows=st.integers(0, 5),
     event_uids=st.lists(st.none() | st.sampled_from(("1.2.3", "1.2.4", "1.2.5"))).map(tuple),
     has_event_at_same_time=st.booleans(),
+    has_other_exposure=st.booleans(),
     patient_rows=st.integers(0, 2),
     has_ct_dose=st.booleans(),
+    ct_doses=st.lists(doses, max_size=5).map(tuple),
     has_radiopharmaceutical_dose=st.booleans(),
     has_pet_series=st.booleans(),
+    has_other_administration=st.booleans(),
 )
 
 
@@ -145,10 +149,13 @@ def a_study(**changes: object) -> StudyHeld:
         event_rows=0,
         event_uids=(),
         has_event_at_same_time=False,
+        has_other_exposure=False,
         patient_rows=1,
         has_ct_dose=False,
+        ct_doses=(),
         has_radiopharmaceutical_dose=False,
         has_pet_series=False,
+        has_other_administration=False,
     )
     return replace(plain, **changes)  # type: ignore[arg-type]
 
@@ -160,7 +167,7 @@ def facts_of(header: Header, *held: StudyHeld, **changes: object) -> Facts:
         sop_instance_uid=header.sop_instance_uid,
         study_uid=header.study_uid,
         event_uids=(),
-        exposures=0,
+        exposures=(),
     )
     exposures = {key: changes.pop(key) for key in ("event_uids", "exposures") if key in changes}
     content = replace(content, **exposures)  # type: ignore[arg-type]

@@ -32,7 +32,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import math
 import os
+import re
 import resource
 import sys
 import time
@@ -53,6 +55,15 @@ EVENT_CONTAINERS = {"113706": "113769", "113819": "113769", "113502": "113503"}
 TEXT = 300  # characters of an exception's text that are told with the next one
 
 SAME_SHARE = 0.02  # of a value; twins may be rounded differently
+
+# Between an image's word on an administration and a report's: what is left in the syringe, a
+# time that somebody typed.
+SAME_ACTIVITY = 0.1
+SAME_START_S = 3600.0
+DAY_S = 86400.0
+
+NM_IMAGE = "1.2.840.10008.5.1.4.1.1.20"
+PHILIPS_DLP = 0x00E11021
 
 MODULES = {
     "rdsr": ("rdsr", "rdsr"),
@@ -278,7 +289,9 @@ class OpenREM:
             dataset.decode()
             content = file_content(dataset)
         self.fresh_connection()
-        return {"content": content, "studies": self.held(dataset)}
+        studies = self.held(dataset)
+        self._flush()
+        return {"content": content, "studies": studies}
 
     def import_(self, request: Answer) -> Answer:
         """Import one object in one transaction, then read back what OpenREM holds of it."""
@@ -296,6 +309,9 @@ class OpenREM:
         with self._reading_as(importer):
             content = file_content(dataset)
             studies = self.held(dataset)
+        self._flush()
+        if _counts_twice(content, studies):
+            self.warnings.append("event-counted-twice")
         return {
             "content": content,
             "studies": studies,
@@ -308,6 +324,7 @@ class OpenREM:
         function = getattr(self.extractors[importer], MODULES[importer][1])
         try:
             with self.transaction.atomic(), self._noticing_a_cut():
+                self._have_the_commit_written()
                 self._take_the_lock(request.get("lock_wait_s", 300))
                 already = self._is_recorded(importer, dataset)
                 self._open_task(importer)
@@ -345,6 +362,25 @@ class OpenREM:
             return bool(self.connection.is_usable())
         except Exception:  # or there is none any more
             return False
+
+    def _have_the_commit_written(self) -> None:
+        """Have this transaction's commit wait for the disk, though PostgreSQL is set not to."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT set_config('synchronous_commit', 'on', true) "
+                "WHERE current_setting('synchronous_commit') = 'off'"
+            )
+
+    def _flush(self) -> None:
+        """Have all that was seen until now written to the disk, whoever committed it.
+
+        Commits are written in their order, so that one which waits for the disk covers them all;
+        but it waits only if it has something to write. Nothing reads this message.
+        """
+        with self.transaction.atomic():
+            self._have_the_commit_written()
+            with self.connection.cursor() as cursor:
+                cursor.execute("SELECT pg_logical_emit_message(true, 'openrem-ingest', '')")
 
     def _take_the_lock(self, wait_s: float) -> None:
         with self.connection.cursor() as cursor:
@@ -436,6 +472,7 @@ class OpenREM:
         uids += radio.values_list("radiopharmaceutical_administration_event_uid", flat=True)
         start = event_start(dataset)
         at_same_time = xray.filter(date_time_started=start) if start else ()
+        under_its_uid = xray.filter(irradiation_event_uid=text(dataset, "SOPInstanceUID"))
         return {
             "has_sop": study.objectuidsprocessed_set.filter(
                 sop_instance_uid=text(dataset, "SOPInstanceUID")
@@ -447,14 +484,35 @@ class OpenREM:
             "has_event_at_same_time": any(
                 may_be_of_one_exposure(event, dataset) for event in at_same_time
             ),
+            "has_other_exposure": _all_differ(may_be_of_one_exposure, under_its_uid, dataset),
             "patient_rows": study.patientmoduleattr_set.count(),
             "has_ct_dose": study.ctradiationdose_set.exists(),
+            "ct_doses": [
+                (number(ctdivol), number(dlp))
+                for ctdivol, dlp in ct.values_list("mean_ctdivol", "dlp")
+            ],
             "has_radiopharmaceutical_dose": study.radiopharmaceuticalradiationdose_set.exists(),
             "has_pet_series": models.PETSeries.objects.filter(
                 radiopharmaceutical_radiation_dose__general_study_module_attributes=study,
                 series_uid=text(dataset, "SeriesInstanceUID"),
             ).exists(),
+            "has_other_administration": _all_differ(may_be_of_one_administration, radio, dataset),
         }
+
+
+def _all_differ(may_be_one: Callable[[Any, Any], bool], events: Any, dataset: Any) -> bool:
+    """Are there such events, and does the object contradict each of them?"""
+    answers = [may_be_one(event, dataset) for event in events]
+    return bool(answers) and not any(answers)
+
+
+def _counts_twice(content: Answer, studies: list[Answer]) -> bool:
+    """Is an event of the object stored in more than one study row?
+
+    OpenREM replaces one row by a report that continues it; but it may continue several.
+    """
+    own = {uid for uid in content["event_uids"] if uid}
+    return any(sum(uid in study["event_uids"] for study in studies) > 1 for uid in own)
 
 
 # -- what the file holds --------------------------------------------------------------------------
@@ -475,6 +533,17 @@ def text(dataset: Any, keyword: str) -> str:
     return "" if value is None else str(value)
 
 
+def number(value: Any) -> float | None:
+    """The value as a number, None where it is none, or several."""
+    if isinstance(value, bytes):  # a private element of unknown type
+        value = value.decode("ascii", "replace")
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
+
+
 def file_content(dataset: Any) -> Answer:
     """What the proof needs to know of the file, by OpenREM's own reader."""
     return {
@@ -482,10 +551,16 @@ def file_content(dataset: Any) -> Answer:
         "sop_instance_uid": text(dataset, "SOPInstanceUID"),
         "study_uid": text(dataset, "StudyInstanceUID"),
         "event_uids": [_event_uid(container) for container in _event_containers(dataset)],
-        "exposures": sum(
-            1 for item in dataset.get("ExposureDoseSequence") or () if "AcquisitionType" in item
-        ),
+        "exposures": [
+            (number(item.get("CTDIvol")), number(_private(item, PHILIPS_DLP)))
+            for item in dataset.get("ExposureDoseSequence") or ()
+            if "AcquisitionType" in item
+        ],
     }
+
+
+def _private(item: Any, tag: int) -> Any:
+    return item[tag].value if tag in item else None
 
 
 def _event_containers(dataset: Any) -> Iterator[Any]:
@@ -533,13 +608,91 @@ def may_be_of_one_exposure(event: Any, dataset: Any) -> bool:
     }
     factors = {"OrganDose": 100.0, "ImageAndFluoroscopyAreaDoseProduct": 1e-5}
     for keyword, value in stored.items():
-        try:
-            own = float(dataset.get(keyword) or 0.0) * factors.get(keyword, 1.0)
-        except (TypeError, ValueError):  # no number, or several
-            continue
+        own = (number(dataset.get(keyword)) or 0.0) * factors.get(keyword, 1.0)
         if own and value and abs(own - float(value)) > SAME_SHARE * own:
             return False
     return True
+
+
+def may_be_of_one_administration(event: Any, dataset: Any) -> bool:
+    """Does nothing tell what an image says of its administration from the stored one?
+
+    OpenREM has room for one that images tell of, and only fills what is empty: of a second one,
+    as at rest and under stress, it stores next to nothing.
+    """
+    told = dataset.get("RadiopharmaceuticalInformationSequence")
+    if not told:
+        return True
+    own = told[0]  # OpenREM, too, looks at no other
+    is_told_by_images = event.radiopharmaceutical_administration_event_uid is None
+    return not (
+        _is_other_activity(event, own, is_nm=text(dataset, "SOPClassUID") == NM_IMAGE)
+        or _is_other_start(event, own)
+        or _is_other_radionuclide(event, own, is_told_by_images=is_told_by_images)
+        or _is_other_tracer(event, own, is_told_by_images=is_told_by_images)
+    )
+
+
+def _is_other_activity(event: Any, own: Any, *, is_nm: bool) -> bool:
+    """In MBq; but NM images may have Bq all the same, as PET images must."""
+    activity, stored = number(own.get("RadionuclideTotalDose")), event.administered_activity
+    if not activity or not stored:
+        return False
+    possible = (activity, activity / 1e6) if is_nm else (activity / 1e6,)
+    return all(abs(one - float(stored)) > SAME_ACTIVITY * float(stored) for one in possible)
+
+
+def _is_other_start(event: Any, own: Any) -> bool:
+    """Where the image has no date, OpenREM takes that of the study: only the clock counts."""
+    dates = importlib.import_module("remapp.tools.dcmdatetime")
+    stored = event.radiopharmaceutical_start_datetime
+    start = dates.make_date_time(text(own, "RadiopharmaceuticalStartDateTime"))
+    clock = dates.make_time(text(own, "RadiopharmaceuticalStartTime"))
+    if not stored or not (start or clock):
+        return False
+    stored = stored.replace(tzinfo=None)
+    apart_s = abs(((start or clock) - stored).total_seconds())
+    if not start:
+        apart_s = min(apart_s % DAY_S, -apart_s % DAY_S)
+    return bool(apart_s > SAME_START_S)
+
+
+def _is_other_radionuclide(event: Any, own: Any, *, is_told_by_images: bool) -> bool:
+    """Codes of two schemes can't be compared, but mass numbers can."""
+    code, stored = _code(own, "RadionuclideCodeSequence"), event.radionuclide
+    if not _is_other_code(code, stored):
+        return False
+    masses = [re.findall("[0-9]+", meaning or "") for meaning in (code[1], stored.code_meaning)]
+    return masses[0] != masses[1] if all(masses) else is_told_by_images
+
+
+def _is_other_tracer(event: Any, own: Any, *, is_told_by_images: bool) -> bool:
+    """By its code, which reports may take from another scheme, or by its name in images."""
+    code = _code(own, "RadiopharmaceuticalCodeSequence")
+    if is_told_by_images and _is_other_code(code, event.radiopharmaceutical_agent):
+        return True
+    name, stored = text(own, "Radiopharmaceutical"), event.radiopharmaceutical_agent_string
+    return bool(name and stored) and _plain(name) != _plain(stored)
+
+
+def _code(item: Any, keyword: str) -> tuple[str, str]:
+    """Value and meaning of the first code in a sequence."""
+    codes = item.get(keyword)
+    return (text(codes[0], "CodeValue"), text(codes[0], "CodeMeaning")) if codes else ("", "")
+
+
+def _is_other_code(code: tuple[str, str], stored: Any) -> bool:
+    """Do both tell a code, and neither its value nor its meaning is the same?"""
+    return (
+        any(code)
+        and stored is not None
+        and code[0] != stored.code_value
+        and _plain(code[1]) != _plain(stored.code_meaning or "")
+    )
+
+
+def _plain(words: str) -> str:
+    return " ".join(words.split()).casefold()
 
 
 # -- talking --------------------------------------------------------------------------------------

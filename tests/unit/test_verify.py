@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.errors import Reason
-from ingest.model import Facts, Header, Importer, Shortfall, StudyHeld
+from ingest.model import Doses, Facts, Header, Importer, Shortfall, StudyHeld
 from ingest.verify import Proof, verify
 from tests.strategies import (
     STORAGE,
     a_header,
     a_snapshot,
     a_study,
+    doses,
     facts_of,
     studies,
 )
@@ -28,13 +29,16 @@ EVENTS = ("1.2.3", "1.2.4", "1.2.5")
 
 WITH_IMAGE = a_study(event_uids=("9.9", IMAGE.sop_instance_uid), event_rows=2, number_of_events=2)
 WITH_REPORT = a_study(event_uids=EVENTS, event_rows=3, number_of_events=3)
-WITH_DOSE_INFO = a_study(has_sop=False, has_ct_dose=True, event_rows=4, number_of_events=4)
+DOSES: tuple[Doses, ...] = ((0.0, 0.0), (7.20097872, 196.01), (7.20097872, 200.0), (None, 300.0))
+WITH_DOSE_INFO = a_study(
+    has_sop=False, has_ct_dose=True, event_rows=4, number_of_events=4, ct_doses=DOSES
+)
 
 HELD: dict[Importer, tuple[Header, Facts]] = {
     Importer.DX: (IMAGE, facts_of(IMAGE, WITH_IMAGE)),
     Importer.MG: (IMAGE, facts_of(IMAGE, WITH_IMAGE)),
     Importer.RDSR: (REPORT, facts_of(REPORT, WITH_REPORT, event_uids=EVENTS)),
-    Importer.CTPHILIPS: (DOSE_INFO, facts_of(DOSE_INFO, WITH_DOSE_INFO, exposures=4)),
+    Importer.CTPHILIPS: (DOSE_INFO, facts_of(DOSE_INFO, WITH_DOSE_INFO, exposures=DOSES)),
     Importer.NM: (
         PET_IMAGE,
         facts_of(
@@ -237,6 +241,13 @@ def test_a_report_without_events_is_held_when_its_study_is_finished() -> None:
     assert reason_of(report((), rows(has_sop=False))) is Reason.NOT_HELD
 
 
+def test_a_report_without_events_is_held_only_where_its_row_was_made_of_it_alone() -> None:
+    """OpenREM takes no events for a part of any study."""
+    assert reason_of(report((), rows(objects=2))) is Reason.NOT_HELD
+    assert reason_of(report((), rows("1.1", objects=2))) is Reason.NOT_HELD
+    assert reason_of(report((), rows(patient_rows=0), rows(has_sop=False))) is Reason.NOT_HELD
+
+
 def test_an_event_without_a_uid_does_not_stand_for_one_that_has_one() -> None:
     assert reason_of(report(("1.1",), rows(None))) is Reason.NOT_HELD
     assert reason_of(report((None,), rows("1.1"))) is Reason.NOT_HELD
@@ -289,13 +300,82 @@ def test_of_a_gamma_camera_image_no_pet_series_is_asked() -> None:
     assert isinstance(judged(Importer.NM, PET_IMAGE, facts_of(PET_IMAGE, held)), Shortfall)
 
 
+@pytest.mark.parametrize("importer", [Importer.DX, Importer.MG])
+def test_an_image_is_not_held_by_another_exposure_under_its_uid(importer: Importer) -> None:
+    """What this very import has stored can't be another's."""
+    other = replace(WITH_IMAGE, has_other_exposure=True)
+    twin = replace(other, has_event_at_same_time=True)
+
+    for held in (other, twin):
+        facts = facts_of(IMAGE, held)
+        assert isinstance(judged(importer, IMAGE, facts), Proof)
+        verdict = judged(importer, IMAGE, replace(facts, already=True))
+        assert reason_of(verdict) is Reason.NOT_HELD
+        both = replace(facts, already=True, studies=(held, WITH_IMAGE))
+        assert isinstance(judged(importer, IMAGE, both), Proof)
+
+
+@pytest.mark.parametrize("already", [True, False])
+def test_an_image_is_not_held_by_another_administration_of_its_study(already: bool) -> None:
+    header, facts = HELD[Importer.NM]
+    (held,) = facts.studies
+    other = replace(held, has_other_administration=True)
+
+    verdict = judged(Importer.NM, header, replace(facts, already=already, studies=(other,)))
+
+    assert reason_of(verdict) is Reason.NOT_HELD
+    both = replace(facts, already=already, studies=(other, held))
+    assert isinstance(judged(Importer.NM, header, both), Proof)
+
+
 # -- Philips dose info ---------------------------------------------------------------------------
 
 
 def test_a_study_from_a_dose_report_makes_openrem_ignore_the_dose_info() -> None:
-    other = a_study(event_rows=9, number_of_events=9, has_ct_dose=True)
+    other = a_study(event_rows=9, number_of_events=9, has_ct_dose=True, ct_doses=DOSES)
 
-    verdict = judged(Importer.CTPHILIPS, DOSE_INFO, facts_of(DOSE_INFO, other, exposures=4))
+    verdict = judged(Importer.CTPHILIPS, DOSE_INFO, facts_of(DOSE_INFO, other, exposures=DOSES))
+
+    assert reason_of(verdict) is Reason.OTHER_SOURCE
+
+
+def dose_info(exposures: tuple[Doses, ...], stored: tuple[Doses, ...]) -> Proof | Shortfall:
+    held = replace(
+        WITH_DOSE_INFO, event_rows=len(stored), number_of_events=len(stored), ct_doses=stored
+    )
+    return judged(Importer.CTPHILIPS, DOSE_INFO, facts_of(DOSE_INFO, held, exposures=exposures))
+
+
+@given(order=st.permutations(DOSES))
+def test_exposures_are_told_by_their_doses_in_whatever_order(order: list[Doses]) -> None:
+    assert isinstance(dose_info(DOSES, tuple(order)), Proof)
+
+
+@given(
+    others=st.lists(doses, max_size=5),
+    other=st.sampled_from(((7.2, 999.0), (99.9, 196.01), (7.3, 196.01))),
+)
+def test_every_dose_of_a_dose_info_counts(others: list[Doses], other: Doses) -> None:
+    """And each of them as often as it is there."""
+    mine = [(7.2, 196.01), *others]
+    theirs = [other, *others]
+
+    assert isinstance(dose_info(tuple(mine), tuple(mine)), Proof)
+    if None not in {dose for pair in others for dose in pair}:
+        assert reason_of(dose_info(tuple(mine), tuple(theirs))) is Reason.OTHER_SOURCE
+
+
+def test_doses_may_be_rounded_or_left_untold() -> None:
+    assert isinstance(dose_info(((7.2, 196.01),), ((7.20097872, 196.0),)), Proof)
+    assert isinstance(dose_info(((None, 196.01),), ((7.2, 196.01),)), Proof)
+    assert isinstance(dose_info(((7.2, 196.01),), ((7.2, None),)), Proof)
+    assert isinstance(dose_info(((0.0, 196.01),), ((7.2, 196.01),)), Shortfall)
+
+
+def test_as_many_events_of_another_kind_are_no_exposures() -> None:
+    held = replace(WITH_DOSE_INFO, ct_doses=())
+
+    verdict = judged(Importer.CTPHILIPS, DOSE_INFO, facts_of(DOSE_INFO, held, exposures=DOSES))
 
     assert reason_of(verdict) is Reason.OTHER_SOURCE
 
@@ -307,18 +387,20 @@ def test_a_study_from_a_dose_report_makes_openrem_ignore_the_dose_info() -> None
     importer=st.sampled_from(Importer),
     held=st.lists(studies, max_size=3),
     events=st.lists(st.none() | st.sampled_from(("1.2.3", "1.2.4")), max_size=3),
-    exposures=st.integers(0, 5),
+    exposures=st.lists(doses, max_size=5),
     already=st.booleans(),
 )
 def test_a_proof_always_rests_on_a_row_with_its_patient(
     importer: Importer,
     held: list[StudyHeld],
     events: list[str | None],
-    exposures: int,
+    exposures: list[Doses],
     already: bool,
 ) -> None:
     header, _ = HELD[importer]
-    facts = facts_of(header, *held, event_uids=tuple(events), exposures=exposures, already=already)
+    facts = facts_of(
+        header, *held, event_uids=tuple(events), exposures=tuple(exposures), already=already
+    )
 
     verdict = judged(importer, header, facts)
 
