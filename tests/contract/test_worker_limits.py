@@ -81,13 +81,13 @@ def test_one_that_hangs_in_mid_import_is_given_up(
     """Its import is undone, the next one is complete, and nothing of the first comes late."""
     path = corpus["RF-RDSR-Philips_Azurion.dcm"]
     before = real.content(site, database)
-    with real.a_worker(site, database, timeout_s=4.0) as worker:
+    with real.a_worker(site, database, timeout_s=15.0) as worker:
         worker.hello()
         pid = worker.pid
         assert pid is not None
         outcome = real.in_mid_import(site, database, worker, path, 64)
         os.kill(pid, signal.SIGSTOP)
-        assert outcome.result() == Vanished(detail="no answer within 4 seconds")
+        assert outcome.result() == Vanished(detail="no answer within 15 seconds")
         real.wait_for_sessions_to_end(site, database)
         assert real.differences(real.content(site, database), before) == []
         worker._timeout_s = 120.0
