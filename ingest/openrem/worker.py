@@ -323,7 +323,7 @@ class OpenREM:
     def _in_one_transaction(self, importer: str, dataset: Any, request: Answer) -> bool:
         function = getattr(self.extractors[importer], MODULES[importer][1])
         try:
-            with self.transaction.atomic(), self._noticing_a_cut():
+            with self._noticing_a_cut(), self.transaction.atomic():
                 self._have_the_commit_written()
                 self._take_the_lock(request.get("lock_wait_s", 300))
                 already = self._is_recorded(importer, dataset)

@@ -83,7 +83,7 @@ def in_mid_import(
     pool.shutdown(wait=False)
     pause = threading.Event()
     while int(query(site, sql, database)[0][0]) - start < kilobytes * 1024:
-        assert not outcome.done(), outcome
+        assert not outcome.done(), f"it ended too early: {outcome.result()}"
         pause.wait(0.01)
     return outcome
 
