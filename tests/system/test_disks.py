@@ -394,8 +394,7 @@ def test_what_files_are_moved_to_is_unmounted(ground: Ground, disks: Disks, targ
     ground.after = "archive"
     ground.configure()
     at: Path = getattr(ground, target)
-    share = ground.root / "share"
-    share.mkdir()
+    share = disks.in_memory(ground.root / "share", "size=16m")
     disks.over(share, at)
     service = ground.service().ready()
     _put_three(ground)

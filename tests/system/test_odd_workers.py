@@ -45,7 +45,7 @@ def test_an_object_on_which_workers_hang_does_not_stop_the_others(ground: Ground
 
 def test_all_workers_hang_in_mid_import(ground: Ground, corpus: dict[str, Path]) -> None:
     """One holds the lock that all others wait for: its deadline sets them free."""
-    ground.openrem = "workers = 2\ntimeout = 8"
+    ground.openrem = "workers = 2\ntimeout = 30"
     ground.configure()
     long_one = corpus["RF-RDSR-Philips_Azurion.dcm"].read_bytes()
     service = ground.service().ready()

@@ -26,7 +26,7 @@ from ingest.setback import Setbacks
 from ingest.settle import Patience
 from tests.mounting import bind, mounted, unmount
 
-DEADLINE_S = 60.0
+DEADLINE_S = 240.0  # the machine may be busy, and one thread spins on purpose
 NAME = "sr"
 
 
