@@ -2,7 +2,7 @@
 
 They are the same each time (`tests.mutations`). All of them are looked at as the service does,
 in a process whose memory is bounded. Through the whole, a real service and a real OpenREM, go
-some hundred of every kind, and all of them with OPENREM_INGEST_DEEP=1 (an hour).
+some hundred of every kind, and all of them with OPENREM_INGEST_DEEP=1 (a quarter of an hour).
 """
 
 import hashlib
