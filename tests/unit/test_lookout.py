@@ -169,12 +169,15 @@ def _goes_blind(looking: Looking) -> None:
 
 def _spins(looking: Looking) -> None:
     """The reading thread is busy with itself for ever."""
+    spins = threading.Event()
 
     def reads_nothing() -> list[object]:
+        spins.set()
         return []
 
     looking.observer._inotify_fd.read_events = reads_nothing  # type: ignore[method-assign, assignment]
     _wake(looking)
+    spins.wait(DEADLINE_S)  # before that it may yet read of the next file
 
 
 def _change_mask(looking: Looking, mask: int) -> None:
