@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Protocol
 
 from ingest import files, log, watch
@@ -344,10 +345,12 @@ class Lookout:
 
 
 def _by_turns(sweeps: list[Iterator[tuple[Inbox, bytes]]]) -> Iterator[tuple[Inbox, bytes]]:
-    """One of each in turn: a flood in one folder must not hold up the others."""
+    """A batch of each in turn: a flood in one folder must not hold up the others."""
     todo = deque(sweeps)
     while todo:
-        sweep = todo.popleft()
-        with contextlib.suppress(StopIteration):
-            yield next(sweep)
+        sweep, count = todo.popleft(), 0
+        for found in islice(sweep, BATCH):
+            count += 1
+            yield found
+        if count == BATCH:  # else it is at its end
             todo.append(sweep)

@@ -30,7 +30,7 @@ STUDY: dict[str, Any] = {
     "has_other_exposure": False,
     "patient_rows": 1,
     "has_ct_dose": False,
-    "ct_doses": [],
+    "ct_doses": [[1.5, None]],
     "has_radiopharmaceutical_dose": False,
     "has_pet_series": False,
     "has_other_administration": False,
@@ -40,7 +40,7 @@ CONTENT: dict[str, Any] = {
     "sop_instance_uid": "1.2.3",
     "study_uid": "1.2.4",
     "event_uids": ["1.2.3", None],
-    "exposures": [[1.5, None]],
+    "exposures": [],
 }
 IMPORTED: dict[str, Any] = {
     "content": CONTENT,

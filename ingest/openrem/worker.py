@@ -347,12 +347,16 @@ class OpenREM:
         """Note that the connection broke: no exception can be trusted to tell that.
 
         psycopg2 has a plain DatabaseError for it, too, and an extractor may make anything of it;
-        and by the time that anybody asks, the database may answer on another connection.
+        and by the time that anybody asks, the database may answer on another connection: Django
+        makes a new one at the end of a transaction whose own is lost.
         """
+        self.connection.ensure_connection()
+        own = self.connection.connection
         try:
             yield
         except Exception:
-            self.was_cut_off = not self._connection_answers()
+            is_own = self.connection.connection is own
+            self.was_cut_off = not (is_own and self._connection_answers())
             raise
 
     def _connection_answers(self) -> bool:

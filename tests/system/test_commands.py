@@ -66,10 +66,10 @@ def test_status_is_one_json_object_and_touches_nothing(ground: Ground) -> None:
     assert [drop["drop"] for drop in status["drops"]] == ["mammo", "dx", "sr"]
     assert all(drop["state"] == "watched" for drop in status["drops"])
     ground.drop("sr").rmdir()
-    assert ground.folder_status("sr")["state"] == "away"
+    assert ground.folder_status("sr")["state"] == "offline"
     said = ground.says("status")
     assert said.code == 0
-    assert "AWAY" in said.out
+    assert "OFFLINE" in said.out
 
 
 def test_conquest_prints_lines_for_each_folder(ground: Ground) -> None:

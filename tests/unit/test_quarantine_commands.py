@@ -250,7 +250,7 @@ def test_a_drop_folder_that_is_away_or_not_configured_is_told(desk: Desk) -> Non
 
     assert said.code == 1
     assert len(said.err.splitlines()) == 2
-    assert "is away. Next: mount" in said.err
+    assert "is offline: the folder does not exist. Next: make it" in said.err
     assert "dx is not configured any more. Next: " in said.err
     assert len(desk.listed()) == 2
     assert not (desk.root / "sr").exists()
