@@ -193,7 +193,7 @@ def test_a_flood_of_files_is_found_in_flat_memory(ground: Ground) -> None:
     os.close(folder)
     until(lambda: _waiting(ground) > FLOOD // 100, "it has come upon them")
     ground.put("sr", "other.dcm", _a_small_image())
-    until(lambda: _waiting(ground, "sr") == 1, "other folders don't wait for them")
+    until(lambda: _waiting(ground, "sr") == 1, "so is that of another folder", deadline_s=800)
     until(lambda: _waiting(ground) == FLOOD + 1, "all are found", deadline_s=800)
     grown = _peak_kib(service) - before
     service.stop()
