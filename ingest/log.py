@@ -75,6 +75,8 @@ class _Unfailing:
 def set_up(stream: TextIO | None = None, *, level: int = logging.INFO) -> None:
     """Log to ``stream`` (default: stderr)."""
     stream = stream or sys.stderr
+    # What watchdog says by itself would reach the screen unasked, with paths in it.
+    logging.getLogger("watchdog").addHandler(logging.NullHandler())
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(colors=True)
         if stream.isatty()

@@ -75,7 +75,6 @@ class Lookout:
             renew: finds out anew how a drop folder is to be watched.
         """
         self.hints = watch.Hints()
-        self._overflows = watch.Overflows(self.hints)
         self._context = context
         self._intake = intake
         self._house = house
@@ -110,7 +109,6 @@ class Lookout:
 
     def start_watching(self) -> None:
         """Have native events shorten the latency, where they tell anything."""
-        self._overflows.listen()
         for inbox in self._context.inboxes.values():
             if inbox.is_local:
                 self._watches[inbox.name] = watch.Watch(inbox.root, self.hints)
@@ -119,7 +117,6 @@ class Lookout:
         """End that; by the thread that takes the turns."""
         for watching in self._watches.values():
             watching.stop()
-        self._overflows.end()
 
     def missed(self) -> dict[str, int]:
         """How many files sweeps found that events had missed, by folder, since the start."""

@@ -6,8 +6,7 @@ folders themselves are watched, each alone, and their sub-folders are swept: qui
 folder's modification time moved, in full every few minutes and after any doubt.
 """
 
-import contextlib
-import logging
+import errno
 import os
 import stat
 import threading
@@ -15,16 +14,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-from watchdog.events import (
-    DirCreatedEvent,
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileSystemEvent,
-    FileSystemEventHandler,
+from watchdog.observers.inotify_c import (
+    CallbackId,
+    InotifyConstants,
+    InotifyEvent,
+    InotifyFD,
+    Mask,
 )
-from watchdog.observers.api import BaseObserver
-from watchdog.observers.inotify import InotifyEmitter, InotifyObserver
-from watchdog.observers.inotify_c import InotifyConstants, Mask
 
 from ingest import claim, log
 from ingest.mounts import folder_identity
@@ -186,57 +182,36 @@ class Hints:
             return path in self._folders.get(os.path.dirname(path), ())
 
 
-class _Emitter(InotifyEmitter):
-    """Asks the kernel for no IN_MOVED_FROM: each of our own claims would delay events by 0.5 s."""
+class _Teller:
+    """Notes what events tell, in watchdog's reading thread: an exception would be the end of it.
 
-    def get_event_mask_from_filter(self) -> Mask:
-        return Mask(
-            InotifyConstants.IN_CLOSE_WRITE
-            | InotifyConstants.IN_MOVED_TO
-            | InotifyConstants.IN_CREATE
-            | InotifyConstants.IN_DELETE_SELF
-        )
-
-
-class _Handler(FileSystemEventHandler):
-    """Only notes the path: an exception or a delay here would stop watchdog."""
-
-    def __init__(self, hints: Hints) -> None:
-        self._hints = hints
-
-    def dispatch(self, event: FileSystemEvent) -> None:
-        if isinstance(event, FileClosedEvent | FileCreatedEvent | DirCreatedEvent):
-            self._hints.add(os.fsencode(event.src_path))
-
-
-class Overflows(logging.Handler):
-    """Hears from watchdog that the kernel's queue of events overflowed.
-
-    Watchdog tells of it by a line in its log, and in no other way; and whatever else it logs
-    would reach our own log unasked, with paths in it.
+    Watchdog's observers pass each event on through two queues without bounds. Told by its
+    reading thread itself, we hold no more than the hints, and know of an overflow.
     """
 
-    LOGGER = "watchdog"
+    # Without IN_MOVED_FROM: what leaves is nobody's business, and our own claims do all the time.
+    MASK = Mask(
+        InotifyConstants.IN_CLOSE_WRITE
+        | InotifyConstants.IN_MOVED_TO
+        | InotifyConstants.IN_CREATE
+        | InotifyConstants.IN_ONLYDIR
+        | InotifyConstants.IN_DONT_FOLLOW
+    )
 
-    def __init__(self, hints: Hints) -> None:
-        """Tell it to ``hints``."""
-        super().__init__(logging.WARNING)
+    def __init__(self, root: bytes, hints: Hints) -> None:
+        self._root = root
         self._hints = hints
+        self.is_over = False  # the folder is gone, or its file system unmounted
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Take a line of watchdog's."""
-        if "overflow" in str(record.msg):
-            self._hints.overflow()
+    def on_event(self, event: InotifyEvent) -> None:
+        if event.name:
+            self._hints.add(os.path.join(self._root, event.name))
 
-    def listen(self) -> None:
-        """Begin to listen."""
-        logger = logging.getLogger(self.LOGGER)
-        logger.addHandler(self)
-        logger.propagate = False
+    def on_watch_deleted(self, _wd: int) -> None:
+        self.is_over = True
 
-    def end(self) -> None:
-        """Listen no more."""
-        logging.getLogger(self.LOGGER).removeHandler(self)
+    def on_queue_overflow(self) -> None:
+        self._hints.overflow()
 
 
 class Watch:
@@ -246,7 +221,8 @@ class Watch:
         """Prepare to watch ``root``; nothing is started yet."""
         self._root = root
         self._hints = hints
-        self._observer: InotifyObserver | None = None
+        self._reader: InotifyFD | None = None
+        self._teller = _Teller(root, hints)
         self._identity: tuple[int, int] | None = None
         self._try_at = 0.0
         self._is_told = False
@@ -265,7 +241,7 @@ class Watch:
         if identity is None or now < self._try_at:
             return False
         try:
-            self._observer = _observe(self._root, self._hints)
+            self._begin()
         except OSError as error:  # out of inotify instances, or gone again: the sweep serves
             self._cannot(error, now)
             return False
@@ -283,39 +259,35 @@ class Watch:
                 detail=error.strerror,
                 why="the system gives no events for this folder; it is swept instead, which "
                 "takes a moment longer",
-                next="raise fs.inotify.max_user_instances (sysctl) if many programs watch folders",
+                next="correct the folder's rights"
+                if error.errno == errno.EACCES
+                else "raise fs.inotify.max_user_instances (sysctl) if many programs watch folders",
             )
+
+    def _begin(self) -> None:
+        self._teller = _Teller(self._root, self._hints)
+        reader = InotifyFD()  # takes an inotify instance already
+        reader.start()
+        try:
+            watch = reader.add_callback(self._root, _Teller.MASK, self._teller, CallbackId(0))
+            if watch == -1:  # watchdog passes over this error
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError:
+            _abandon(reader)
+            raise
+        self._reader = reader
 
     def stop(self) -> None:
         """End watching."""
-        if self._observer is not None:
-            _abandon(self._observer)
-        self._observer = self._identity = None
+        if self._reader is not None:
+            _abandon(self._reader)
+        self._reader = self._identity = None
         self.began_ns = 0
 
     def _is_alive(self) -> bool:
-        return (
-            self._observer is not None
-            and self._observer.is_alive()
-            and self._observer._inotify_fd.is_alive()  # noqa: SLF001 - its reading thread
-            and all(emitter.is_alive() for emitter in self._observer.emitters)
-        )
+        return self._reader is not None and self._reader.is_alive() and not self._teller.is_over
 
 
-def _observe(root: bytes, hints: Hints) -> InotifyObserver:
-    observer = InotifyObserver()  # takes an inotify instance already
-    try:
-        # watchdog offers no way to choose the emitter of its native observer.
-        observer._emitter_class = _Emitter  # noqa: SLF001
-        observer.schedule(_Handler(hints), os.fsdecode(root))
-        observer.start()
-    except OSError:
-        _abandon(observer)
-        raise
-    return observer
-
-
-def _abandon(observer: BaseObserver) -> None:
-    observer.stop()
-    with contextlib.suppress(RuntimeError):  # never started
-        observer.join(timeout=5)
+def _abandon(reader: InotifyFD) -> None:
+    reader.stop()
+    reader.join(timeout=5)

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from watchdog.observers.inotify import InotifyObserver
-from watchdog.observers.inotify_c import InotifyConstants, inotify_add_watch
+from watchdog.observers.inotify_c import InotifyConstants, InotifyFD, inotify_add_watch
 
 from ingest import service
 from ingest.context import Context, Inbox
@@ -68,11 +67,11 @@ class Looking:
         return bool(self.lookout._watches[NAME].began_ns)
 
     @property
-    def observer(self) -> InotifyObserver:
-        """Watchdog's, as it is now."""
-        observer = self.lookout._watches[NAME]._observer
-        assert observer is not None
-        return observer
+    def reader(self) -> InotifyFD:
+        """Watchdog's reading thread, as it is now."""
+        reader = self.lookout._watches[NAME]._reader
+        assert reader is not None
+        return reader
 
     def put(self, name: str) -> bytes:
         """A file that is whole one day, perhaps."""
@@ -139,27 +138,28 @@ def _reading_thread_dies(looking: Looking) -> None:
     def fails() -> None:
         raise KeyError(b"/drop/Doe^John")
 
-    reader = looking.observer._inotify_fd
+    reader = looking.reader
     reader.read_events = fails  # type: ignore[method-assign, assignment]
     _wake(looking)
     reader.join(DEADLINE_S)
 
 
-def _emitter_dies(looking: Looking) -> None:
-    for emitter in looking.observer.emitters:
-        emitter.stop()
-        emitter.join()
+def _telling_fails(looking: Looking) -> None:
+    """As by a defect of ours in what the reading thread calls."""
 
-
-def _dispatching_thread_dies(looking: Looking) -> None:
-    """As by an exception in a handler; the others go on, and their queue grows."""
-
-    def fails(_queue: object) -> None:
+    def fails(_event: object) -> None:
         raise RuntimeError
 
-    looking.observer.dispatch_events = fails  # type: ignore[method-assign, assignment]
+    reader = looking.reader
+    teller = looking.lookout._watches[NAME]._teller
+    teller.on_event = fails  # type: ignore[method-assign, assignment]
     _wake(looking)
-    looking.observer.join(DEADLINE_S)
+    reader.join(DEADLINE_S)
+
+
+def _reading_thread_ends(looking: Looking) -> None:
+    looking.reader.stop()
+    looking.reader.join(DEADLINE_S)
 
 
 def _goes_blind(looking: Looking) -> None:
@@ -175,24 +175,22 @@ def _spins(looking: Looking) -> None:
         spins.set()
         return []
 
-    looking.observer._inotify_fd.read_events = reads_nothing  # type: ignore[method-assign, assignment]
+    looking.reader.read_events = reads_nothing  # type: ignore[method-assign, assignment]
     _wake(looking)
     spins.wait(DEADLINE_S)  # before that it may yet read of the next file
 
 
 def _change_mask(looking: Looking, mask: int) -> None:
     path = os.fsencode(looking.root)
-    assert inotify_add_watch(looking.observer._inotify_fd._inotify_fd, path, mask) > 0, (
-        ctypes.get_errno()
-    )
+    assert inotify_add_watch(looking.reader._inotify_fd, path, mask) > 0, ctypes.get_errno()
 
 
 @pytest.mark.parametrize(
     ("breaks", "told"),
     [
         (_reading_thread_dies, ["thread.died"]),
-        (_emitter_dies, []),
-        (_dispatching_thread_dies, ["thread.died"]),
+        (_reading_thread_ends, []),
+        (_telling_fails, ["thread.died"]),
         (_goes_blind, ["watch.missed"]),
         (_spins, ["watch.missed"]),
     ],
@@ -200,18 +198,17 @@ def _change_mask(looking: Looking, mask: int) -> None:
 def test_whatever_breaks_each_file_is_found_and_events_come_again(
     looking: Looking, breaks: Callable[[Looking], None], told: list[str]
 ) -> None:
-    broken = looking.observer
+    broken = looking.reader
     with capture_logs() as log:
         breaks(looking)
         path = looking.put("while-broken.dcm")
         looking.until(lambda: looking.knows(path))
         looking.until(
-            lambda: looking.lookout._watches[NAME]._observer not in (None, broken),
+            lambda: looking.lookout._watches[NAME]._reader not in (None, broken),
             step_s=GRACE_S / 5,
         )
         looking.until(lambda: not looking.lookout.is_sweeping)
     assert not broken.is_alive()
-    assert not broken._inotify_fd.is_alive()
     assert looking.is_hinted(looking.put("afterwards.dcm"))
     events = [line["event"] for line in log]
     assert [event for event in events if event != "file.left"] == told
@@ -234,7 +231,7 @@ def test_what_events_told_of_is_not_missed(looking: Looking) -> None:
 def test_after_an_overflow_all_is_swept_and_it_is_told_once(looking: Looking) -> None:
     """The kernel's queue holds so many events; what comes then is lost."""
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
-    reader = looking.observer._inotify_fd
+    reader = looking.reader
     plain, goes_on = reader.read_events, threading.Event()
 
     def waits() -> object:
@@ -267,7 +264,7 @@ def test_only_the_drop_folder_itself_is_watched(looking: Looking) -> None:
         (looking.root / f"a/{number}/b").mkdir(parents=True)
     looking.put("a/7/b/x.dcm")
     looking.until(lambda: looking.count() == 1)
-    fd = looking.observer._inotify_fd._inotify_fd
+    fd = looking.reader._inotify_fd
     watches = Path(f"/proc/self/fdinfo/{fd}").read_text().count("inotify wd:")
     assert watches == 1
 

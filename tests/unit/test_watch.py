@@ -1,5 +1,6 @@
 """`ingest.watch`: sweeps find every file and nothing else; events shorten the wait."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
-from watchdog.observers.inotify_c import InotifyConstants
+from watchdog.observers.inotify_c import InotifyConstants, InotifyFD
 
 from ingest import claim, watch
 from ingest.watch import (
@@ -443,18 +444,11 @@ def test_so_is_what_comes_otherwise(
 
 
 def test_what_leaves_is_nobodys_business(watched: Watched, root: bytes) -> None:
-    """With IN_MOVED_FROM each of our own claims would delay all events by half a second."""
-    assert watched.watch._observer is not None
-    (emitter,) = watched.watch._observer.emitters
-    assert isinstance(emitter, watch._Emitter)
+    """Each of our own claims leaves."""
+    mask = watch._Teller.MASK
 
-    mask = emitter.get_event_mask_from_filter()
-
-    assert not mask & InotifyConstants.IN_MOVED_FROM
+    assert not mask & (InotifyConstants.IN_MOVED_FROM | InotifyConstants.IN_DELETE)
     assert not mask & InotifyConstants.IN_MODIFY
-    assert mask & InotifyConstants.IN_CLOSE_WRITE
-    assert mask & InotifyConstants.IN_MOVED_TO
-    assert mask & InotifyConstants.IN_CREATE
     path = put(root + b"/a.dcm")
     assert watched.hinted(path)
     os.rename(path, os.path.join(os.path.dirname(root), b"away"))
@@ -462,10 +456,10 @@ def test_what_leaves_is_nobodys_business(watched: Watched, root: bytes) -> None:
 
 
 def test_a_watch_that_is_well_is_left_alone(watched: Watched) -> None:
-    observer = watched.watch._observer
+    reader = watched.watch._reader
 
     assert not watched.watch.check(0.0)
-    assert watched.watch._observer is observer
+    assert watched.watch._reader is reader
 
 
 @pytest.mark.parametrize("how", ["renamed", "removed"])
@@ -485,7 +479,7 @@ def test_a_folder_that_is_replaced_is_watched_anew(watched: Watched, root: bytes
 def test_a_folder_that_is_away_is_watched_when_it_returns(watched: Watched, root: bytes) -> None:
     os.rename(root, root + b".away")
     assert not watched.watch.check(0.0)
-    assert watched.watch._observer is None
+    assert watched.watch._reader is None
 
     os.rename(root + b".away", root)
 
@@ -494,50 +488,62 @@ def test_a_folder_that_is_away_is_watched_when_it_returns(watched: Watched, root
 
 
 def test_a_watch_whose_thread_died_is_built_anew(watched: Watched, root: bytes) -> None:
-    observer = watched.watch._observer
-    assert observer is not None
-    for emitter in observer.emitters:
-        emitter.stop()
-        emitter.join()
+    reader = watched.watch._reader
+    assert reader is not None
+    reader.stop()
+    reader.join()
 
     assert watched.watch.check(0.0)
     assert watched.hinted(put(root + b"/a.dcm"))
 
 
-def test_without_inotify_instances_the_sweep_serves(
-    root: bytes, monkeypatch: pytest.MonkeyPatch
+def _without_instances(patch: pytest.MonkeyPatch) -> None:
+    def fails() -> int:
+        raise OSError(errno.EMFILE, "inotify instance limit reached")
+
+    patch.setattr(InotifyFD, "_create_inotify_fd", staticmethod(fails))
+
+
+def _without_watches(patch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "inotify watch limit reached")
+
+    patch.setattr(InotifyFD, "add_callback", fails)
+
+
+@pytest.mark.parametrize("lacks", [_without_instances, _without_watches])
+def test_what_cannot_be_watched_is_swept_and_told_once(
+    root: bytes, monkeypatch: pytest.MonkeyPatch, lacks: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
-    hints = Hints()
-    watching = Watch(root, hints)
-
-    def out_of_instances(_self: object) -> None:
-        raise OSError(24, "inotify instance limit reached")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(watch._Emitter, "on_thread_start", out_of_instances)
-        assert not watching.check(0.0)
-    assert not watching.check(1.0)  # it is tried again after a while
-    assert watching.check(60.0)
-    watching.stop()
-
-
-def test_without_even_an_observer_the_sweep_serves(
-    root: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Watchdog takes the inotify instance when its observer is made, and raises there."""
-
-    def out_of_instances() -> None:
-        raise OSError(24, "inotify instance limit reached")
-
     watching = Watch(root, Hints())
-    with monkeypatch.context() as patch:
-        patch.setattr(watch, "InotifyObserver", out_of_instances)
-        with capture_logs() as told:
-            assert not watching.check(0.0)
-            assert not watching.check(60.0)
+    threads = threading.active_count()
+    with monkeypatch.context() as patch, capture_logs() as told:
+        lacks(patch)
+        assert not watching.check(0.0)
+        assert not watching.check(60.0)
     assert [line["event"] for line in told] == ["watch.unavailable"]
+    assert threading.active_count() == threads
+    assert not watching.check(61.0)  # it is tried again after a while
     assert watching.check(120.0)
     watching.stop()
+
+
+def test_a_folder_without_rights_is_not_taken_for_watched(root: bytes) -> None:
+    """Watchdog passes over this error."""
+    os.chmod(root, 0o300)
+    code = """
+        import sys
+        from ingest.watch import Hints, Watch
+        print(Watch(sys.argv[1].encode(), Hints()).check(0))
+    """
+    python = [sys.executable, "-c", textwrap.dedent(code), os.fsdecode(root)]
+    powerless = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+
+    command = [*(powerless if os.geteuid() == 0 else []), *python]
+    done = subprocess.run(command, check=True, capture_output=True)
+
+    assert b"correct the folder's rights" in done.stdout
+    assert done.stdout.splitlines()[-1] == b"False"
 
 
 def test_a_watch_may_be_stopped_twice_and_before_it_began(root: bytes) -> None:
