@@ -4,7 +4,7 @@ A file's journey, and the module to read for each step:
 
     watch    events and sweeps find paths worth a look                      watch
     settle   is the file complete?  (dicom walks its lengths)               settle, dicom
-    decide   which of OpenREM's importers, or why none                      rules
+    decide   a rule of the user's, which importer, or why none              rules, routing
     claim    set aside, so that no sender can change it any more            claim
     import   by OpenREM's own code, all or nothing                          openrem/
     verify   does OpenREM provably hold it? only here is a Proof made       verify
@@ -12,11 +12,12 @@ A file's journey, and the module to read for each step:
     record   every transition, durably                                      ledger, history
 
 engine.py takes one file through an import, and intake.py decides whether it is one; both stand on
-context.py. setback.py, breaker.py, policy.py and housekeeping.py say what happens when things go
-wrong. quarantine.py lists what was refused and brings it back, upkeep.py deletes what is too old.
-lookout.py chooses what to look at next; presence.py tells it which folders are there, missed.py
-whether events still come. disks.py warns of full disks, locks.py keeps others off. service.py runs
-it all; commands/ and cli.py show it to people.
+context.py. rulings.py carries out what a rule says. setback.py, breaker.py, policy.py and
+housekeeping.py say what happens when things go wrong. quarantine.py lists what was refused and
+brings it back, upkeep.py deletes what is too old. lookout.py chooses what to look at next;
+presence.py tells it which folders are there, missed.py whether events still come. disks.py warns of
+full disks, locks.py keeps others off. service.py runs it all; commands/ and cli.py show it to
+people.
 """
 
 __version__ = "0.1.0"

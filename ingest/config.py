@@ -3,6 +3,7 @@
 import difflib
 import os
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -10,6 +11,7 @@ import platformdirs
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PositiveInt,
@@ -17,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
+from pydicom.datadict import dictionary_VR, keyword_dict, tag_for_keyword
 
 from ingest.errors import ConfigError
 from ingest.model import Importer
@@ -69,7 +72,13 @@ Days = Annotated[int, Field(ge=1, le=36500)]
 
 
 # Keys of the design that a later version will know: (table, key).
-_PLANNED = frozenset({("rule",), ("openrem", "command"), ("openrem", "paths")})
+_PLANNED = frozenset({("openrem", "command"), ("openrem", "paths")})
+
+MAX_NAME = 100  # characters, of a rule's name
+IMPORT = "import:"  # and the importer's name, as a rule's `then`
+SUBJECTS = ("drop", "importer", "sop_class")  # of a rule's `match`, beside keywords of elements
+_FILE_META = 0x0002  # group of the elements that tell of the file, not of the object
+_NO_TEXT = frozenset({"SQ", "UN"} | {f"O{kind}" for kind in "BDFLVW"})  # VRs without text
 
 
 def _is_on(path: Path, mount: str) -> bool:
@@ -116,6 +125,85 @@ class Drop(_Table):
     def _mount_is_above(self) -> "Drop":
         if not _is_on(self.path, self.mount):
             raise ValueError(f"mount: {self.path} does not lie on {self.mount}; name its own mount")
+        return self
+
+
+def _then(what: str) -> str:
+    importers = [importer.value for importer in Importer]
+    if what in {"ignore", "keep", "quarantine"}:
+        return what
+    if what.startswith(IMPORT) and what.removeprefix(IMPORT) in importers:
+        return what
+    raise ValueError(
+        f"{what!r} is not possible. Next: use 'ignore', 'keep', 'quarantine' or 'import:' and one "
+        f"of {', '.join(importers)}"
+    )
+
+
+def _subject(word: str) -> str:
+    """What a condition may ask about: a keyword of DICOM's dictionary (PS3.6), or our own word."""
+    if word in SUBJECTS:
+        return word
+    tag = tag_for_keyword(word)
+    if tag is None or tag >> 16 == _FILE_META:
+        lower = {name.lower(): name for name in (*SUBJECTS, *keyword_dict)}
+        near = difflib.get_close_matches(word.lower(), lower, n=1)
+        hint = f"did you mean {lower[near[0]]}?" if near else "use a keyword such as StationName"
+        raise ValueError(f"{word!r} is no keyword of an element of DICOM. Next: {hint}")
+    if dictionary_VR(tag)[:2] in _NO_TEXT:
+        raise ValueError(f"{word} holds no text to match. Next: choose another element")
+    return word
+
+
+def _patterns(given: object) -> object:
+    return (given,) if isinstance(given, str) else given
+
+
+def _rule_name(name: str) -> str:
+    if not name.strip() or not name.isprintable() or len(name) > MAX_NAME or '"' in name:
+        raise ValueError(f'must be up to {MAX_NAME} characters of one line, and without "')
+    return name
+
+
+def _some(match: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    if not match:
+        raise ValueError('is empty. Next: say what objects, as in { StationName = "CR85 *" }')
+    return match
+
+
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns), Field(min_length=1)]
+
+
+class Rule(_Table):
+    """`[[rule]]`: what is to happen to some objects. The first that matches decides."""
+
+    name: Annotated[str, AfterValidator(_rule_name)]
+    match: Annotated[
+        dict[Annotated[str, AfterValidator(_subject)], Patterns], AfterValidator(_some)
+    ]
+    then: Annotated[str, AfterValidator(_then)]
+    into: AbsolutePath | None = None  # keep: the folder, with sub-folders by date and study
+    zip: bool = False  # keep: make one file of each study, once it is quiet
+    quiet: Seconds = 300.0  # seconds without a further object, then a study is quiet
+    archive: AbsolutePath | None = None  # ignore: the folder to move to instead of deleting
+    mount: Mount = "auto"  # what must be mounted for `into` or `archive`
+
+    @property
+    def target(self) -> Path | None:
+        """Where the objects go, if anywhere."""
+        return self.into or self.archive
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> "Rule":
+        if self.then == "keep" and self.into is None:
+            raise ValueError('then = "keep" needs the key into: the folder to move to')
+        for key in ("into", "zip", "quiet"):
+            if key in self.model_fields_set and self.then != "keep":
+                raise ValueError(f'{key}: goes only with then = "keep". Next: remove it')
+        if self.archive is not None and self.then != "ignore":
+            raise ValueError('archive: goes only with then = "ignore". Next: remove it')
+        if self.target is not None and not _is_on(self.target, self.mount):
+            raise ValueError(f"mount: {self.target} does not lie on {self.mount}")
         return self
 
 
@@ -170,6 +258,7 @@ class Settings(_Table):
     state_dir: AbsolutePath = Field(default_factory=_default_state_dir)
     openrem: OpenRem
     drop: tuple[Drop, ...] = ()
+    rule: tuple[Rule, ...] = ()
     settle: Settle = Settle()
     sweep: Sweep = Sweep()
     retry: Retry = Retry()
@@ -211,22 +300,38 @@ class Settings(_Table):
         return {**data, "drop": drops}
 
     @model_validator(mode="after")
+    def _rules_have_their_own_names(self) -> "Settings":
+        names = [rule.name for rule in self.rule]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"rule: two rules are called {name!r}. Next: give each its own name"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _paths_are_apart(self) -> "Settings":
         paths = [drop.path for drop in self.drop]
         if len(set(paths)) < len(paths):
             raise ValueError("drop: two drop folders have the same path; give each its own")
-        others = [("state_dir", self.state_dir)]
-        if self.quarantine_path is not None:
-            others.append(("quarantine.path", self.quarantine_path))
-        for number, drop in enumerate(self.drop, start=1):
-            if drop.archive is not None:
-                others.append((f"drop[{number}].archive", drop.archive))
-            if self.quarantine_path is not None:
-                others.append(("quarantine.path", self.quarantine_path / drop.name))
-        for key, other in others:
+        for key, other in self.targets():
             if other in paths:
                 raise ValueError(f"{key}: {other} is a drop folder; give it a folder of its own")
         return self
+
+    def targets(self) -> Iterator[tuple[str, Path]]:
+        """What must not be a drop folder, by the keys that say where it is."""
+        yield "state_dir", self.state_dir
+        if self.quarantine_path is not None:
+            yield "quarantine.path", self.quarantine_path
+            for drop in self.drop:
+                yield "quarantine.path", self.quarantine_path / drop.name
+        for number, drop in enumerate(self.drop, start=1):
+            if drop.archive is not None:
+                yield f"drop[{number}].archive", drop.archive
+        for number, rule in enumerate(self.rule, start=1):
+            if rule.target is not None:
+                yield f"rule[{number}].{'into' if rule.into else 'archive'}", rule.target
 
 
 def find_file(given: Path | None) -> Path:
@@ -313,7 +418,7 @@ def _explain_type(kind: str, key: str, error: ErrorDetails) -> str:
     """What is wrong with a value of the wrong sort."""
     if kind == "tuple_type":
         last = key.rpartition(".")[2]
-        remedy = "[[drop]], with two brackets" if key == "drop" else f'{last} = ["…"]'
+        remedy = f"[[{key}]], with two brackets" if key in {"drop", "rule"} else f'{last} = ["…"]'
         return f"must be a list, but is {error['input']!r}. Next: write {remedy}"
     if kind in _NUMBERS:
         return f"must be a number, but is {error['input']!r}. Next: write it without quotes"
@@ -328,7 +433,7 @@ def _key(location: tuple[int | str, ...]) -> str:
     for part in location:
         if isinstance(part, int):
             key += f"[{part + 1}]"
-        else:
+        elif part != "[key]":  # as pydantic calls a key that is itself in error
             key += ("." if key else "") + (part if part.isprintable() else repr(part))
     return key
 

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ingest import log
 from ingest.claim import Claim
@@ -11,6 +11,7 @@ from ingest.errors import Reason
 from ingest.ledger import Ledger
 from ingest.model import Header, Importer, Job, Snapshot, State
 from ingest.presence import NONE, Absence, Place, Presence
+from ingest.rules import Rule, keywords_of
 from ingest.settle import Patience
 
 
@@ -51,6 +52,14 @@ class Ended:
     now_at: bytes = b""  # where the file is now, if it was moved
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rulebook:
+    """The user's rules, and where what they take out goes."""
+
+    rules: tuple[Rule, ...] = ()  # the first that matches decides
+    targets: Mapping[str, Place] = field(default_factory=dict)  # by the rule's name
+
+
 class Context:
     """The common ground of the turns. Its methods may be called by any thread."""
 
@@ -62,6 +71,7 @@ class Context:
         clock: Callable[[], float],
         stopping: threading.Event,
         on_end: Callable[[Ended], None],
+        rulebook: Rulebook | None = None,
     ) -> None:
         """Lay it out.
 
@@ -71,8 +81,11 @@ class Context:
             clock: the time (seconds since the epoch).
             stopping: set when all is to end; what breaks off then is our own doing.
             on_end: told of each file whose journey ended.
+            rulebook: the user's rules.
         """
         self.ledger = ledger
+        self.rulebook = rulebook or Rulebook()
+        self.keywords = keywords_of(self.rulebook.rules)  # of the elements that they ask for
         self.inboxes: dict[str, Inbox] = {inbox.name: inbox for inbox in inboxes}
         self.now = clock
         self.stopping = stopping

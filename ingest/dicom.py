@@ -15,13 +15,14 @@ import re
 import signal
 import stat
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
 import pydicom.config
 from pydicom.charset import python_encoding
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
@@ -40,6 +41,7 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
 MAX_TEXT = 64  # characters; as long as an LO may be (PS3.5 section 6.2)
 MAX_VALUES = 16
+MAX_MATCHED_TEXT = 1024  # characters; as long as an ST may be, of what rules are matched with
 
 _CHARACTER_SET = 0x0008_0005
 _IMAGE_TYPE = 0x0008_0008
@@ -92,6 +94,8 @@ class Look:
     header: Header | None  # of a complete object with the UIDs that a proof needs
     problem: Reason | None  # why it can't go on as it is now; None when all is well
     detail: str = ""  # without patient data
+    # What the user's rules ask for, by keyword: never told, never stored.
+    values: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
 
 
 def open_regular(path: bytes | str | Path) -> int:
@@ -129,10 +133,14 @@ def _check_regular(status: os.stat_result) -> None:
         raise FileProblem(Reason.NOT_A_FILE)
 
 
-def look(path: bytes | str | Path) -> Look:
+def look(path: bytes | str | Path, keywords: Collection[str] = ()) -> Look:
     """Look at a file once, through one descriptor, reading only.
 
     Bad content never raises: it is what the look found.
+
+    Args:
+        path: the file.
+        keywords: of further elements (PS3.6) whose values are wanted, as text.
 
     Raises:
         FileProblem: see `open_regular`.
@@ -142,7 +150,7 @@ def look(path: bytes | str | Path) -> Look:
     descriptor = open_regular(path)
     try:
         snapshot = Snapshot.of(os.fstat(descriptor))
-        found = _examine(descriptor, snapshot)
+        found = _examine(descriptor, snapshot, keywords)
         if Snapshot.of(os.fstat(descriptor)) != snapshot:
             return _incomplete(snapshot, Broken(Reason.CHANGED, "", can_improve=True))
         return found
@@ -150,9 +158,10 @@ def look(path: bytes | str | Path) -> Look:
         os.close(descriptor)
 
 
-def _examine(descriptor: int, snapshot: Snapshot) -> Look:
+def _examine(descriptor: int, snapshot: Snapshot, keywords: Collection[str]) -> Look:
+    tags = {keyword: tag_for_keyword(keyword) or 0 for keyword in keywords}
     try:
-        walked = walk(descriptor, snapshot.size, _WANTED)
+        walked = walk(descriptor, snapshot.size, _WANTED | set(tags.values()))
         header = _read_header(walked)
         _check_reach(walked, header)
     except Broken as broken:
@@ -167,10 +176,10 @@ def _examine(descriptor: int, snapshot: Snapshot) -> Look:
             raise
         name = type(error).__name__
         return _incomplete(snapshot, Broken(Reason.MALFORMED, f"{name} in its header"))
-    return _complete(snapshot, header)
+    return _complete(snapshot, header, {word: _texts(walked, tags[word]) for word in tags})
 
 
-def _complete(snapshot: Snapshot, header: Header) -> Look:
+def _complete(snapshot: Snapshot, header: Header, values: Mapping[str, tuple[str, ...]]) -> Look:
     uids = {
         "SOP Class": header.sop_class_uid,
         "SOP Instance": header.sop_instance_uid,
@@ -183,6 +192,7 @@ def _complete(snapshot: Snapshot, header: Header) -> Look:
         header=None if missing else header,
         problem=Reason.NO_UIDS if missing else None,
         detail=f"{missing[0]} UID missing or not valid" if missing else "",
+        values=values,
     )
 
 
@@ -255,6 +265,19 @@ def _read_header(walked: Walked) -> Header:
     )
 
 
+def _texts(walked: Walked, tag: int) -> tuple[str, ...]:
+    """The values of one element; none where it can't be read, which is no reason to refuse all."""
+    try:
+        syntax = walked.syntax
+        raw = BytesIO(walked.elements.get(tag, b""))
+        data_set = read_dataset(raw, syntax.is_implicit, syntax.is_little)
+        return _Values(data_set, walked.elements.get(_CHARACTER_SET, b"")).whole(tag)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - see _examine
+        return ()
+
+
 class _Values:
     """The values of a data set as short texts that are safe to print.
 
@@ -273,6 +296,10 @@ class _Values:
         """All values of an element. Nothing in them breaks out of a log line or a terminal."""
         printable = ("".join(filter(str.isprintable, one)) for one in self._decoded(tag))
         return tuple(one.strip()[:MAX_TEXT] for one in printable)
+
+    def whole(self, tag: int) -> tuple[str, ...]:
+        """All values, without the blanks around them, to be compared and not to be shown."""
+        return tuple(one.strip()[:MAX_MATCHED_TEXT] for one in self._decoded(tag))
 
     def first(self, tag: int) -> str:
         """The first value, or nothing."""

@@ -1,7 +1,8 @@
 """Disposes of a claimed file: delete or archive it with a proof, or quarantine it with a reason.
 
-Nothing leaves a drop folder by any other way. ``delete`` and ``archive`` demand a ``Proof`` of
-the very version of the file that lies in the claim. Where its file system is ``local``, and so can
+Nothing leaves a drop folder by any other way. ``delete`` and ``archive`` demand a ``Proof`` that
+OpenREM holds the very version of the file that lies in the claim, or a ``Ruling`` on it by a rule
+of the user's, which is what ``keep`` demands. Where its file system is ``local``, and so can
 tell, nobody who kept a way to it may write to it in the moment before it goes. ``quarantine``
 writes the reason beside the file before the file arrives there, so that no crash leaves one
 without the other.
@@ -19,29 +20,52 @@ from ingest.claim import Claim
 from ingest.errors import Changed, Reason
 from ingest.ledger_file import digest
 from ingest.model import Header, Snapshot
+from ingest.rules import Ruling
 from ingest.verify import Proof
 
+Warrant = Proof | Ruling  # what gives the right to have a file leave
+
 WHY = b".why.json"
+UNDATED = "undated"  # for objects without a Study Date
 _SUFFIX_MAX = 16  # bytes
 
 
-def delete(claimed: Claim, proof: Proof, *, local: bool = False) -> None:
-    """Delete the file. Raises `Changed` if it isn't what was proven; then it stays."""
+def delete(claimed: Claim, warrant: Warrant, *, local: bool = False) -> None:
+    """Delete the file. Raises `Changed` if it isn't what was proven or ruled on; then it stays."""
     with dicom.kept_still(claimed.path, local=local):
-        files.remove(claimed.path, proof.snapshot, exact=local)
+        files.remove(claimed.path, warrant.snapshot, exact=local)
     claim.finish(claimed)
 
 
 def archive(
-    claimed: Claim, proof: Proof, into: bytes, today: date, *, local: bool = False
+    claimed: Claim, warrant: Warrant, into: bytes, today: date, *, local: bool = False
 ) -> bytes:
     """Move the file to ``into/YYYY-MM-DD/<its place>``. Returns where it is now.
 
-    Raises `Changed` if it isn't what was proven; then it stays.
+    Raises `Changed` if it isn't what was proven or ruled on; then it stays.
     """
     folder = os.path.join(into, today.isoformat().encode())
     with dicom.kept_still(claimed.path, local=local):
-        return _move_to_free_name(claimed, folder, proof.snapshot, exact=local)
+        return _move_to_free_name(
+            claimed, place_in(folder, claimed.place), warrant.snapshot, exact=local
+        )
+
+
+def keep(
+    claimed: Claim, ruling: Ruling, into: bytes, header: Header, *, local: bool = False
+) -> bytes:
+    """Move the file to ``into/<study date>/<Study UID>/<SOP UID>.dcm``. Returns where it is now.
+
+    These names are ours, and the file's own may hold a patient's name.
+
+    Raises `Changed` if it isn't what was ruled on; then it stays.
+    """
+    day = header.study_date.replace(".", "")
+    dated = f"{day[:4]}-{day[4:6]}-{day[6:]}" if day else UNDATED
+    place = os.path.join(dated, header.study_uid, header.sop_instance_uid + ".dcm")
+    with dicom.kept_still(claimed.path, local=local):
+        target = place_in(into, place.encode())
+        return _move_to_free_name(claimed, target, ruling.snapshot, exact=local)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,18 +119,18 @@ def quarantine(
     Raises `Changed` if it isn't the version that was refused; then it stays.
     """
     with dicom.kept_still(claimed.path, local=local):
-        return _move_to_free_name(claimed, into, expected, why)
+        return _move_to_free_name(claimed, place_in(into, claimed.place), expected, why)
 
 
 def _move_to_free_name(
     claimed: Claim,
-    folder: bytes,
+    place: bytes,
     expected: Snapshot,
     why: Why | None = None,
     *,
     exact: bool = False,
 ) -> bytes:
-    for target in free_names(place_in(folder, claimed.place)):
+    for target in free_names(place):
         if os.path.lexists(target):
             continue
         if why is not None:

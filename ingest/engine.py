@@ -19,7 +19,7 @@ from typing import assert_never
 from ingest import claim, dicom, dispose, files, log, policy
 from ingest.breaker import Breaker
 from ingest.claim import Claim
-from ingest.context import Context, Ended, Inbox, words
+from ingest.context import Context, Ended, Inbox, Rulebook, words
 from ingest.errors import Changed, FileProblem, LedgerError, OpenRemUnreachable, Reason
 from ingest.housekeeping import Housekeeping
 from ingest.intake import Intake
@@ -45,6 +45,7 @@ class Engine:
         clock: Callable[[], float],
         stopping: threading.Event,
         on_end: Callable[[Ended], None] = lambda _ended: None,
+        rulebook: Rulebook | None = None,
     ) -> None:
         """Prepare the engine.
 
@@ -56,9 +57,15 @@ class Engine:
             clock: the time (seconds since the epoch).
             stopping: set when all is to end; what breaks off then is our own doing.
             on_end: told of each file whose journey ended.
+            rulebook: the user's `[[rule]]`.
         """
         self.context = context = Context(
-            ledger=ledger, inboxes=inboxes, clock=clock, stopping=stopping, on_end=on_end
+            ledger=ledger,
+            inboxes=inboxes,
+            clock=clock,
+            stopping=stopping,
+            on_end=on_end,
+            rulebook=rulebook,
         )
         self._setbacks = Setbacks(
             context,

@@ -181,6 +181,11 @@ class Reason(Enum):
         "it has no readable Study Time, which OpenREM needs for such an image",
         "correct the sending system, then send the object again",
     )
+    BY_RULE = _Words(
+        Kind.PERMANENT,
+        "a rule of yours has it set aside",
+        "nothing, if that is right; else change the [[rule]], then move it back",
+    )
     # -- what the import came to ---------------------------------------------------------------
     REFUSED = _Words(
         Kind.PERMANENT,

@@ -12,7 +12,11 @@ from ingest.model import IN_HAND, Job, State
 from ingest.setback import Setbacks
 
 # What was meant to become of a file that is no longer there: then it did.
-_END = {State.PROVEN: State.DONE, State.REJECTED: State.QUARANTINED}
+_END = {
+    State.PROVEN: State.DONE,
+    State.RULED: State.IGNORED,
+    State.REJECTED: State.QUARANTINED,
+}
 
 
 class Housekeeping:

@@ -6,11 +6,12 @@ import os
 import stat
 from typing import assert_never
 
-from ingest import claim, dicom, files, log, rules
+from ingest import claim, dicom, files, log, routing, rules
 from ingest.context import Context, Inbox, words
 from ingest.errors import HINDRANCES, FileProblem, LedgerError, Reason
 from ingest.ledger import Overtaken
 from ingest.model import IN_HAND, LIVE, Ignore, Import, Job, Keep, Reject, Snapshot, State
+from ingest.rulings import Rulings
 from ingest.setback import Setbacks
 from ingest.settle import Verdict, settle
 
@@ -30,6 +31,7 @@ class Intake:
         """Work in this context."""
         self._context = context
         self._setbacks = setbacks
+        self._rulings = Rulings(context, setbacks)
 
     def look(self, inbox: Inbox, path: bytes) -> bool:
         """One look at one path: note it, and when it is complete, decide on it.
@@ -79,7 +81,7 @@ class Intake:
                 drop=inbox.name, path=path, snapshot=found, now=self._context.now()
             )
         try:
-            look = dicom.look(path)
+            look = dicom.look(path, self._context.keywords)
             has_writer = dicom.has_writer(path, local=inbox.is_local)
         except FileProblem as problem:
             self._unreadable(inbox, job, problem)
@@ -120,7 +122,8 @@ class Intake:
             return job.not_before > self._context.now() and job.drop == inbox.name
         if job.state in LIVE:
             return job.drop == inbox.name
-        return job.state is State.DONE and inbox.after == "keep" and job.drop == inbox.name
+        is_over = job.state in (State.DONE, State.IGNORED)
+        return is_over and inbox.after == "keep" and job.drop == inbox.name
 
     def _is_taken_over(self, inbox: Inbox, job: Job) -> bool:
         """Was it another one that could not move it? A manual import that leaves it there can."""
@@ -169,7 +172,9 @@ class Intake:
         if look.header is None:
             self._setbacks.refuse(inbox, job, look.problem or Reason.MALFORMED, look.detail)
             return
-        decision = rules.decide(look.header)
+        decision = rules.decide(
+            look.header, self._context.rulebook.rules, drop=inbox.name, values=look.values
+        )
         match decision:
             case Import(importer=importer):
                 if inbox.expect and importer not in inbox.expect:
@@ -183,14 +188,15 @@ class Intake:
                     job,
                     header=look.header,
                     importer=importer,
-                    order=rules.study_order(look.header),
+                    order=routing.study_order(look.header),
                     now=self._context.now(),
                 )
             case Reject(reason=reason, because=because):
                 self._context.ledger.describe(job, look.header)
                 self._setbacks.refuse(inbox, self._context.ledger.get(job.id), reason, because)
             case Ignore() | Keep():
-                raise NotImplementedError("the configuration offers no such rules yet")
+                self._context.ledger.describe(job, look.header)
+                self._rulings.carry_out(inbox, self._context.ledger.get(job.id), decision)
             case _:
                 assert_never(decision)
 

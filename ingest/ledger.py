@@ -286,6 +286,14 @@ class Ledger(LedgerFile):
         """Note the refusal, and with it the intent to quarantine the file."""
         self._move(job, State.REJECTED, now, durable=True, reason=reason.code, detail=detail)
 
+    def ruled(self, job: Job, because: str, now: float) -> None:
+        """Note what a rule says, and with it the intent to have the file leave."""
+        self._move(job, State.RULED, now, durable=True, reason=None, detail=because)
+
+    def dismissed(self, job: Job, because: str, now: float) -> None:
+        """Note that a rule took the file out, and forget its path."""
+        self._move(job, State.IGNORED, now, claim="", path=None, reason=None, detail=because)
+
     def left(
         self, job: Job, reason: Reason, detail: str, now: float, not_before: float = NEVER
     ) -> None:
@@ -357,6 +365,24 @@ class Ledger(LedgerFile):
                 """,  # noqa: S608 - put together here, the values apart
                 (State.GONE.name, now, spare + " *", states, *values),
             )
+
+    def decide_anew(self, *, spare: str, now: float) -> None:
+        """Have all that the rules decided on be looked at again; nobody may have it in hand.
+
+        What they took out and is still there, because its folder keeps it, is new work, too.
+
+        Args:
+            spare: how the names of folders begin that are somebody else's.
+            now: seconds since the epoch.
+        """
+        with self.writing() as connection:
+            # As in `forget`: that a folder was asked about once more is no part of a journey.
+            for old, new in ((State.READY, State.SEEN), (State.IGNORED, State.GONE)):
+                connection.execute(
+                    "UPDATE job SET state = ?, not_before = 0, updated = ? "
+                    "WHERE state = ? AND drop_name NOT GLOB ?",
+                    (new.name, now, old.name, spare + " *"),
+                )
 
     def hurry(self, now: float) -> None:
         """Have all that waits for a later time be due now."""

@@ -21,7 +21,7 @@ ALLOWED = frozenset(
         # of the file
         "drop", "file", "job", "importer", "outcome", "evidence", "reason", "why", "next",
         "detail", "sop_instance_uid", "study_uid", "modality", "station", "attempt",
-        "seconds", "retry_in_s", "expected", "quarantine_id",
+        "seconds", "retry_in_s", "expected", "quarantine_id", "rule",
         # of the service
         "count", "pid", "version", "path", "openrem", "database", "server", "signal", "mode",
         "error", "folders", "warning", "state",

@@ -174,11 +174,13 @@ class Lookout:
     def _check_targets(self) -> None:
         """See that archives and quarantine lie where they should, and remember where they do."""
         now_away: dict[bytes, Absence] = {}
-        for inbox in self._context.inboxes.values():
-            for place in (inbox.archive_at, inbox.quarantine_at):
-                absence = self._context.presence.unmounted(place) if place else None
-                if place and absence:
-                    now_away[place.folder] = absence
+        inboxes = self._context.inboxes.values()
+        places = [place for one in inboxes for place in (one.archive_at, one.quarantine_at)]
+        targets = {place for place in (*places, *self._context.rulebook.targets.values()) if place}
+        for place in targets:
+            absence = self._context.presence.unmounted(place)
+            if absence is not None:
+                now_away[place.folder] = absence
         for folder in now_away.keys() - self._away.keys():
             absence = now_away[folder]
             shown = log.shown(folder)

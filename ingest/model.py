@@ -92,6 +92,7 @@ class Ignore:
     """Decision: a rule of the user's says that it isn't wanted."""
 
     rule: str
+    into: bytes | None  # the archive to move it to; else it is deleted
     because: str
 
 
@@ -100,7 +101,7 @@ class Keep:
     """Decision: a rule of the user's says to keep it elsewhere."""
 
     rule: str
-    into: str
+    into: bytes
     because: str
 
 
@@ -200,7 +201,8 @@ class State(Enum):
     CLAIMED = "set aside, being imported"
     PROVEN = "proven, about to be disposed of"
     DONE = "imported and proven"
-    IGNORED = "ignored by a rule"
+    RULED = "taken out by a rule, about to leave"
+    IGNORED = "taken out by a rule"
     REJECTED = "refused, about to be quarantined"
     QUARANTINED = "in quarantine"
     RETURNED = "moved back from quarantine"
@@ -212,15 +214,18 @@ class State(Enum):
 # What may follow what. A state that is not listed as a follower raises and changes nothing.
 # GONE may turn into SEEN again: the same name and version can come back.
 TRANSITIONS: dict[State, frozenset[State]] = {
-    State.SEEN: frozenset({State.SEEN, State.READY, State.REJECTED, State.LEFT, State.GONE}),
+    State.SEEN: frozenset(
+        {State.SEEN, State.READY, State.RULED, State.IGNORED, State.REJECTED, State.LEFT}
+        | {State.GONE}
+    ),
     State.READY: frozenset(
         {State.READY, State.SEEN, State.CLAIMED, State.REJECTED, State.LEFT, State.GONE}
     ),
     State.CLAIMED: frozenset(
-        {State.READY, State.SEEN, State.PROVEN, State.IGNORED, State.REJECTED, State.LEFT}
-        | {State.GONE}
+        {State.READY, State.SEEN, State.PROVEN, State.REJECTED, State.LEFT, State.GONE}
     ),
     State.PROVEN: frozenset({State.DONE, State.SEEN, State.GONE}),
+    State.RULED: frozenset({State.IGNORED, State.LEFT, State.SEEN, State.GONE}),
     State.REJECTED: frozenset({State.QUARANTINED, State.LEFT, State.SEEN, State.GONE}),
     State.LEFT: frozenset({State.SEEN, State.LEFT, State.GONE}),
     State.GONE: frozenset({State.SEEN}),
@@ -231,9 +236,10 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.DISCARDED: frozenset({State.SEEN}),
 }
 
-LIVE = frozenset({State.SEEN, State.READY, State.CLAIMED, State.PROVEN, State.REJECTED, State.LEFT})
+# Somebody works on it.
+IN_HAND = frozenset({State.CLAIMED, State.PROVEN, State.RULED, State.REJECTED})
 
-IN_HAND = frozenset({State.CLAIMED, State.PROVEN, State.REJECTED})  # somebody works on it
+LIVE = IN_HAND | {State.SEEN, State.READY, State.LEFT}
 
 
 class IllegalTransition(IngestError):

@@ -5,15 +5,17 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ingest import mounts
+from ingest import config, mounts
 from ingest.config import Drop, Settings
-from ingest.context import Inbox
+from ingest.context import Inbox, Rulebook
 from ingest.disks import Limits
 from ingest.errors import ConfigError, LedgerError
 from ingest.ledger import Ledger
+from ingest.model import Importer
 from ingest.openrem import site
 from ingest.openrem.importers import Worker
 from ingest.presence import AUTO, NONE, Place, Presence
+from ingest.rules import Condition, Rule, Then
 from ingest.settle import Patience
 from ingest.upkeep import DAY_S, Rules
 
@@ -75,7 +77,39 @@ def targets_of(settings: Settings) -> dict[str, Place]:
     """What files are moved to, by what it is."""
     found = {f"archive of {drop.name}": archive_at(drop) for drop in settings.drop}
     found["quarantine"] = quarantine_at(settings)
+    found |= {f'folder of rule "{name}"': at for name, at in rule_targets_of(settings).items()}
     return {what: place for what, place in found.items() if place is not None}
+
+
+def rulebook_of(settings: Settings) -> Rulebook:
+    """The user's rules, as the decision needs them."""
+    return Rulebook(
+        rules=tuple(_rule(one) for one in settings.rule), targets=rule_targets_of(settings)
+    )
+
+
+def _rule(one: config.Rule) -> Rule:
+    then, _, importer = one.then.partition(":")
+    return Rule(
+        name=one.name,
+        conditions=tuple(
+            Condition(subject=subject, patterns=patterns) for subject, patterns in one.match.items()
+        ),
+        then=Then(then),
+        importer=Importer(importer) if importer else None,
+        into=real_path(one.target) if one.target else None,
+    )
+
+
+def rule_targets_of(settings: Settings) -> dict[str, Place]:
+    """Where what the rules take out goes, by their names."""
+    return {
+        one.name: Place(
+            folder=real_path(one.target), mount=one.mount, key='mount = "none" under its [[rule]]'
+        )
+        for one in settings.rule
+        if one.target is not None
+    }
 
 
 def renewed(settings: Settings, inbox: Inbox) -> Inbox:
@@ -94,6 +128,7 @@ def excluded_from(settings: Settings) -> frozenset[bytes]:
     """Folders that no sweep enters: they may lie inside of a drop folder."""
     paths = [drop.path for drop in settings.drop]
     paths += [drop.archive for drop in settings.drop if drop.archive is not None]
+    paths += [rule.target for rule in settings.rule if rule.target is not None]
     paths += [settings.state_dir]
     if settings.quarantine_path is not None:
         paths.append(settings.quarantine_path)
@@ -161,15 +196,7 @@ def _check_apart(settings: Settings, drops: set[bytes | tuple[int, int]]) -> Non
         settings: the configuration.
         drops: real paths and identities of the drop folders.
     """
-    targets = {"state_dir": settings.state_dir}
-    if settings.quarantine_path is not None:
-        targets["quarantine.path"] = settings.quarantine_path
-    for number, drop in enumerate(settings.drop, start=1):
-        if drop.archive is not None:
-            targets[f"drop[{number}].archive"] = drop.archive
-        if settings.quarantine_path is not None:
-            targets[f"the quarantine of drop[{number}]"] = settings.quarantine_path / drop.name
-    for key, path in targets.items():
+    for key, path in settings.targets():
         real = real_path(path)
         if real in drops or mounts.folder_identity(real) in drops:
             raise ConfigError(

@@ -1,113 +1,152 @@
-"""Decides from an object's header what is to happen to it: a pure function.
+"""Decides what is to happen to an object: the user's rules first, then the built-in routing.
 
-The routing table is that of OpenREM's extractors, by what each really accepts: the SOP Class
-UID first, then what OpenREM looks at besides (OpenREM ``remapp.extractors``, ``rdsr``,
-``mam._test_if_mammo``, ``dx._test_if_dx``, ``nm_image``, ``ct_philips``). Content decides; the
-drop folder that an object lies in is only a hint.
+A pure function of the header, the drop folder, and those elements of the object that the rules
+ask for. The first rule that matches decides. An object that can't be read has no header and so
+never comes here: no rule can have it deleted.
+
+What a rule says must be done is done on the strength of a ``Ruling``, which only this module
+makes, as only verify.py makes a ``Proof``.
 """
 
-import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+from typing import assert_never
+
+from pydicom.uid import UID
 
 from ingest.errors import Reason
-from ingest.model import Decision, Header, Import, Importer, Reject
+from ingest.model import Decision, Header, Ignore, Import, Importer, Keep, Reject, Snapshot
+from ingest.routing import check_study_time, route
 
-_STORAGE = "1.2.840.10008.5.1.4.1.1."  # root of the Storage SOP Classes (PS3.4 annex B.5)
+DROP = "drop"  # the name of the drop folder
+IMPORTER = "importer"  # that of the built-in routing, or "none"
+SOP_CLASS = "sop_class"  # the SOP class by its name or UID
+SPECIAL = frozenset({DROP, IMPORTER, SOP_CLASS})
 
-XRAY_DOSE_SR = _STORAGE + "88.67"
-ENHANCED_SR = _STORAGE + "88.22"
-RADIOPHARMACEUTICAL_DOSE_SR = _STORAGE + "88.68"
-SECONDARY_CAPTURE = _STORAGE + "7"
-
-XRAY_DOSE_REPORT = "113701"  # DCM, "X-Ray Radiation Dose Report" (PS3.16 TID 10001, 10011)
-RADIOPHARMACEUTICAL_DOSE_REPORT = "113500"  # DCM (PS3.16 TID 10021)
-SIEMENS_SUMMARY = ("99SMS_RADSUM", "C-10")  # Siemens Arcadis Varic, OpenREM ``rdsr``
-
-_IMAGES: dict[str, tuple[Importer, str]] = {
-    _STORAGE + "1.2": (Importer.MG, "a mammography image for presentation"),
-    _STORAGE + "1.2.1": (Importer.MG, "a mammography image for processing"),
-    _STORAGE + "1": (Importer.DX, "a computed radiography image"),
-    _STORAGE + "1.1": (Importer.DX, "a digital X-ray image for presentation"),
-    _STORAGE + "1.1.1": (Importer.DX, "a digital X-ray image for processing"),
-    _STORAGE + "128": (Importer.NM, "a PET image"),
-    _STORAGE + "20": (Importer.NM, "a nuclear medicine image"),
-}
-
-# OpenREM takes the Study Time of these without a fallback, and fails where there is none.
-_NEEDS_STUDY_TIME = frozenset({Importer.MG, Importer.DX, Importer.CTPHILIPS})
-
-_CODE = re.compile(r"[A-Za-z0-9.:_-]{1,16}", re.ASCII)  # Code Value is an SH (PS3.3 section 8)
-
-_TOMOSYNTHESIS = {
-    _STORAGE + "13.1.3": "a breast tomosynthesis image",
-    _STORAGE + "13.1.4": "a breast projection image for presentation",
-    _STORAGE + "13.1.5": "a breast projection image for processing",
-}
+Values = Mapping[str, tuple[str, ...]]  # of elements, by keyword
+_NO_VALUES: Values = MappingProxyType({})
 
 
-def decide(header: Header) -> Decision:
-    """What is to happen to the object with this header."""
-    match _by_sop_class(header):
-        case Import(importer=importer) as decision:
-            if importer in _NEEDS_STUDY_TIME and not header.study_time:
-                return Reject(reason=Reason.NO_STUDY_TIME, because=decision.because)
-            return decision
-        case decision:
-            return decision
+class Then(Enum):
+    """What a rule has happen."""
+
+    IGNORE = "ignore"
+    KEEP = "keep"
+    QUARANTINE = "quarantine"
+    IMPORT = "import"
 
 
-def _by_sop_class(header: Header) -> Decision:
-    uid = header.sop_class_uid
-    if uid in (XRAY_DOSE_SR, ENHANCED_SR, RADIOPHARMACEUTICAL_DOSE_SR):
-        return _structured_report(header)
-    if uid in _IMAGES:
-        importer, what = _IMAGES[uid]
-        return Import(importer=importer, because=f"its SOP class says it is {what}")
-    if uid == SECONDARY_CAPTURE:
-        return _secondary_capture(header)
-    if uid in _TOMOSYNTHESIS:
-        return Reject(reason=Reason.TOMOSYNTHESIS, because=f"it is {_TOMOSYNTHESIS[uid]}")
-    if uid.startswith(_STORAGE + "88."):
-        return Reject(reason=Reason.NOT_A_DOSE_REPORT, because=f"its SOP class is {uid}")
-    return Reject(reason=Reason.UNSUPPORTED_OBJECT, because=f"its SOP class is {uid}")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """One thing that must be so: some value of the subject is like some pattern."""
+
+    subject: str  # a keyword of an element (PS3.6), or one of SPECIAL
+    patterns: tuple[str, ...]  # globs, case-blind
+
+    def holds(self, values: Iterable[str]) -> bool:
+        """Is one of the values like one of the patterns? A missing element is as an empty one.
+
+        Several values are also taken together, as they stand in the object: with backslashes
+        between them.
+        """
+        candidates = [value.casefold() for value in values]
+        if len(candidates) != 1:
+            candidates.append("\\".join(candidates))
+        patterns = [pattern.casefold() for pattern in self.patterns]
+        return any(fnmatchcase(value, pattern) for value in candidates for pattern in patterns)
 
 
-def _structured_report(header: Header) -> Decision:
-    """OpenREM looks at the document title's code, for Enhanced SR also at a vendor's."""
-    titles = {
-        XRAY_DOSE_SR: (XRAY_DOSE_REPORT, "an X-ray dose report"),
-        ENHANCED_SR: (XRAY_DOSE_REPORT, "an X-ray dose report in an Enhanced SR"),
-        RADIOPHARMACEUTICAL_DOSE_SR: (
-            RADIOPHARMACEUTICAL_DOSE_REPORT,
-            "a radiopharmaceutical dose report",
-        ),
-    }
-    code, what = titles[header.sop_class_uid]
-    if header.title_code == code:
-        return Import(importer=Importer.RDSR, because=f"its title says it is {what}")
-    if (
-        header.sop_class_uid == ENHANCED_SR
-        and (header.title_scheme, header.title_code) == SIEMENS_SUMMARY
-    ):
-        return Import(importer=Importer.RDSR, because="it is a Siemens radiation summary")
-    # A code has no blanks; whatever else a sender put there might be about a patient.
-    title = header.title_code if _CODE.fullmatch(header.title_code) else "missing or no code"
-    return Reject(reason=Reason.NOT_A_DOSE_REPORT, because=f"its title code is {title}")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A rule of the user's: all its conditions must hold."""
+
+    name: str
+    conditions: tuple[Condition, ...]
+    then: Then
+    importer: Importer | None = None  # for IMPORT
+    into: bytes | None = None  # for KEEP; for IGNORE the archive, without which it is deleted
 
 
-def _secondary_capture(header: Header) -> Decision:
-    if header.modality == "MG" and "ORIGINAL" in header.image_type:
-        return Import(
-            importer=Importer.MG, because="it is an original mammogram sent as secondary capture"
-        )
-    if header.manufacturer == "Philips" and header.series_description == "Dose Info":
-        return Import(importer=Importer.CTPHILIPS, because="it is a Philips CT dose info image")
-    return Reject(
-        reason=Reason.UNSUPPORTED_SECONDARY_CAPTURE, because="it is another secondary capture"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruling:
+    """A rule of the user's says that this version of a complete object is not to be imported."""
+
+    snapshot: Snapshot
+    rule: str
+
+
+def keywords_of(rules: Iterable[Rule]) -> frozenset[str]:
+    """The elements that these rules ask for."""
+    return frozenset(
+        condition.subject
+        for rule in rules
+        for condition in rule.conditions
+        if condition.subject not in SPECIAL
     )
 
 
-def study_order(header: Header) -> str:
-    """Sorts a backlog oldest study first: OpenREM's weekly sums take in earlier studies only."""
-    day = header.study_date.replace(".", "")  # 1999.12.31 and 23:59:59: forms of old objects
-    clock = header.study_time.replace(":", "")
-    return day.ljust(8, "0") + clock.ljust(6, "0")
+def decide(
+    header: Header, rules: Sequence[Rule] = (), *, drop: str = "", values: Values = _NO_VALUES
+) -> Decision:
+    """What is to happen to an object.
+
+    Args:
+        header: of a complete object.
+        rules: the user's, in their order.
+        drop: the name of the drop folder that it lies in.
+        values: of the elements that the rules ask for.
+    """
+    built_in = route(header)
+    for rule in rules:
+        if all(
+            condition.holds(_values_of(condition.subject, header, built_in, drop, values))
+            for condition in rule.conditions
+        ):
+            return _ruled(rule, header)
+    return built_in
+
+
+def _values_of(
+    subject: str, header: Header, built_in: Import | Reject, drop: str, values: Values
+) -> tuple[str, ...]:
+    match subject:
+        case "drop":
+            return (drop,)
+        case "importer":
+            return (built_in.importer.value if isinstance(built_in, Import) else "none",)
+        case "sop_class":
+            return (header.sop_class_uid, UID(header.sop_class_uid).name)
+        case keyword:
+            return values.get(keyword, ())
+
+
+def _ruled(rule: Rule, header: Header) -> Decision:
+    because = f'rule "{rule.name}" says so'
+    match rule.then:
+        case Then.IGNORE:
+            return Ignore(rule=rule.name, into=rule.into, because=because)
+        case Then.KEEP:
+            assert rule.into is not None  # noqa: S101 - the configuration demands it
+            return Keep(rule=rule.name, into=rule.into, because=because)
+        case Then.QUARANTINE:
+            return Reject(reason=Reason.BY_RULE, because=because)
+        case Then.IMPORT:
+            assert rule.importer is not None  # noqa: S101 - the configuration demands it
+            return check_study_time(header, Import(importer=rule.importer, because=because))
+        case then:
+            assert_never(then)
+
+
+def ruling(decision: Ignore | Keep, header: Header, snapshot: Snapshot) -> Ruling:
+    """What a rule's decision on an object gives the right to.
+
+    Args:
+        decision: the rule's.
+        header: of the complete object that was decided on.
+        snapshot: the version of its file that was read.
+    """
+    assert header.sop_instance_uid  # noqa: S101 - a header is of a complete object with its UIDs
+    return Ruling(snapshot=snapshot, rule=decision.rule)

@@ -26,6 +26,7 @@ from ingest.errors import (
     Trouble,
 )
 from ingest.ledger import Ledger
+from ingest.ledger_file import digest
 from ingest.lookout import Lookout, Rhythm, Source
 from ingest.model import Job, State
 from ingest.openrem.importers import Worker
@@ -42,6 +43,7 @@ HEARTBEAT_S = 10.0
 CLOCK_BACK_S = 2.0  # what the system clock may be set back by without notice
 CALM_S = 2 * REST_S  # without a failure, then the ledger has recovered
 MISSED = "missed by events in "  # and the name of the drop folder: what status asks the ledger for
+RULES = "rules"  # where the ledger says by which rules all was decided
 CHECK_S = 30.0  # between questions after OpenREM's health while nothing is imported
 
 
@@ -92,6 +94,7 @@ class Service:
             clock=self._clock,
             stopping=stop,
             on_end=self._ended,
+            rulebook=parts.rulebook_of(settings),
         )
         self._lookout = Lookout(
             self.engine.context,
@@ -136,7 +139,7 @@ class Service:
         _log.info("service.started", version=__version__, pid=os.getpid())
         self._ledger.say("openrem", "", self._clock())  # what an earlier run knew is old
         self.engine.house.adopt()
-        self._keep_to_the_folders()
+        self._keep_to_the_configuration()
         self._lookout.start_watching()
         self._start_importing()
         self._start(self._intake_loop, "intake")
@@ -168,7 +171,7 @@ class Service:
         self._progress_at = self._clock()
         try:
             self._workers[0].hello()
-            self._keep_to_the_folders()
+            self._keep_to_the_configuration()
             if self._upkeep is not None:
                 self._disks.look()
             self._start_importing()
@@ -185,11 +188,17 @@ class Service:
             raise OpenRemUnreachable(breaker.reason, breaker.detail)
         return is_whole
 
-    def _keep_to_the_folders(self) -> None:
-        """Forget files that the configuration has in another folder now, or in none."""
+    def _keep_to_the_configuration(self) -> None:
+        """Forget files that it has in another folder now, or in none; decide by its rules."""
         roots = {inbox.name: inbox.root for inbox in self.engine.inboxes.values() if inbox.is_drop}
-        if roots:
-            self._ledger.keep_only(roots, spare=BY_HAND, now=self._clock())
+        if not roots:  # a manual import
+            return
+        self._ledger.keep_only(roots, spare=BY_HAND, now=self._clock())
+        rules = digest(repr(self.engine.context.rulebook.rules).encode()).hex()
+        before = self._ledger.said(RULES)
+        if before is None or before[0] != rules:
+            self._ledger.decide_anew(spare=BY_HAND, now=self._clock())
+            self._ledger.say(RULES, rules, self._clock())
 
     def _end(self) -> None:
         """End: the import in hand may finish, else it is broken off and undone."""

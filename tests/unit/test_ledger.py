@@ -90,7 +90,9 @@ def brought_to(  # noqa: C901 - one way to each state
         case State.RETURNED | State.DISCARDED:
             ledger.end(brought_to(ledger, State.QUARANTINED, path, drop), state, NOW)
         case State.IGNORED:
-            ledger.end(brought_to(ledger, State.CLAIMED, path, drop), state, NOW)
+            ledger.dismissed(brought_to(ledger, State.RULED, path, drop), "a rule", NOW)
+        case State.RULED:
+            ledger.ruled(job, "a rule", NOW)
     return ledger.get(job.id)
 
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from ingest import dicom
 from ingest.errors import Kind, Reason
 from ingest.model import Decision, Header, Import, Importer, Reject
-from ingest.rules import decide, study_order
+from ingest.routing import study_order
+from ingest.rules import decide
 from tests.strategies import STORAGE, a_header, headers
 
 ACCEPTED = {

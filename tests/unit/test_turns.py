@@ -153,7 +153,7 @@ def test_a_disk_in_trouble_is_told_once_and_asked_again(
 ) -> None:
     path = bench.put()
 
-    def broken(_path: bytes) -> dicom.Look:
+    def broken(*_: object) -> dicom.Look:
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch, capture_logs() as told:
@@ -293,7 +293,7 @@ def test_a_machine_short_of_memory_is_not_the_files_fault(
 ) -> None:
     path = bench.put()
 
-    def fails(_path: bytes) -> None:
+    def fails(*_: object) -> None:
         raise MemoryError
 
     with monkeypatch.context() as patch:
