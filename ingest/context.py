@@ -4,14 +4,16 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, datetime
 
-from ingest import log
+from ingest import log, rules
 from ingest.claim import Claim
+from ingest.dicom import Look
 from ingest.errors import Reason
 from ingest.ledger import Ledger
-from ingest.model import Header, Importer, Job, Snapshot, State
+from ingest.model import Decision, Header, Importer, Job, Snapshot, State
 from ingest.presence import NONE, Absence, Place, Presence
-from ingest.rules import Rule, keywords_of
+from ingest.rules import Rule
 from ingest.settle import Patience
 
 
@@ -85,7 +87,7 @@ class Context:
         """
         self.ledger = ledger
         self.rulebook = rulebook or Rulebook()
-        self.keywords = keywords_of(self.rulebook.rules)  # of the elements that they ask for
+        self.keywords = rules.keywords_of(self.rulebook.rules)  # of the elements that they ask for
         self.inboxes: dict[str, Inbox] = {inbox.name: inbox for inbox in inboxes}
         self.now = clock
         self.stopping = stopping
@@ -107,6 +109,15 @@ class Context:
         """Raise `OSError` (ENODEV) if a file moved there would lie on the wrong file system."""
         if place is not None:
             self.presence.check_target(place)
+
+    def decide(self, inbox: Inbox, look: Look) -> Decision:
+        """What is to happen to a complete object in this folder."""
+        assert look.header is not None  # noqa: S101 - it is complete
+        return rules.decide(look.header, self.rulebook.rules, drop=inbox.name, values=look.values)
+
+    def today(self) -> date:
+        """The date on this machine's calendar."""
+        return datetime.fromtimestamp(self.now()).astimezone().date()
 
     def claim_of(self, inbox: Inbox, job: Job) -> Claim:
         """The claim that holds a claimed file."""

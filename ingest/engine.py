@@ -13,7 +13,6 @@ order within a turn is what keeps the promise:
 import os
 import threading
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import assert_never
 
 from ingest import claim, dicom, dispose, files, log, policy
@@ -229,7 +228,7 @@ class Engine:
             elif inbox.after == "archive":
                 assert inbox.archive is not None  # noqa: S101 - the configuration demands it
                 self.context.check_target(inbox.archive_at)
-                today = datetime.fromtimestamp(self.context.now()).astimezone().date()
+                today = self.context.today()
                 now_at = dispose.archive(claimed, proof, inbox.archive, today, local=inbox.is_local)
         except Changed:
             self._setbacks.start_again(job, claimed)

@@ -254,6 +254,11 @@ class Reason(Enum):
         "it changed while it was being worked on",
         "nothing: it starts again as new work",
     )
+    IN_OTHER_HANDS = _Words(
+        Kind.TRANSIENT,
+        "another openrem-ingest, the service or a manual import, has it in hand",
+        "nothing, if that goes on; else give the command again",
+    )
     CANNOT_MOVE = _Words(
         Kind.TRANSIENT,
         "openrem-ingest may not move it out of its folder",

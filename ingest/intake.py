@@ -6,7 +6,7 @@ import os
 import stat
 from typing import assert_never
 
-from ingest import claim, dicom, files, log, routing, rules
+from ingest import claim, dicom, files, log, routing
 from ingest.context import Context, Inbox, words
 from ingest.errors import HINDRANCES, FileProblem, LedgerError, Reason
 from ingest.ledger import Overtaken
@@ -32,18 +32,25 @@ class Intake:
         self._context = context
         self._setbacks = setbacks
         self._rulings = Rulings(context, setbacks)
+        self._elsewhere: dict[bytes, Inbox] = {}
+
+    @property
+    def elsewhere(self) -> list[bytes]:
+        """Files that another openrem-ingest (the service, or a manual import) has in hand."""
+        return list(self._elsewhere)
 
     def look(self, inbox: Inbox, path: bytes) -> bool:
         """One look at one path: note it, and when it is complete, decide on it.
 
         Returns whether it was a file that nobody knew of.
         """
+        self._elsewhere.pop(path, None)
         try:
             return self._look(inbox, path)
         except (FileNotFoundError, NotADirectoryError):
             self._is_gone(inbox, path)
         except Overtaken:
-            pass  # an import of its earlier version runs; its end looks here again
+            self._overtaken(inbox, path)
         except LedgerError:
             raise
         except (OSError, MemoryError) as error:  # the machine's trouble, not the file's
@@ -54,12 +61,21 @@ class Intake:
 
     def look_at_due(self, limit: int) -> int:
         """Look again at files whose waiting time is over. Returns how many."""
+        for path, inbox in list(self._elsewhere.items()):
+            self.look(inbox, path)
         due = self._context.ledger.due(self._context.served(), self._context.now(), limit)
         for job in due:
             if self._context.stopping.is_set():
                 break
             self.look(self._context.inboxes[job.drop], job.path)
         return len(due)
+
+    def _overtaken(self, inbox: Inbox, path: bytes) -> None:
+        """An import of its earlier version runs. The end of one of our own looks here again."""
+        job = self._context.ledger.find(path)
+        ours = {one.id for one in list(self._context.in_hand.values())}
+        if job is not None and job.id not in ours:
+            self._elsewhere[path] = inbox
 
     def _look(self, inbox: Inbox, path: bytes) -> bool:
         status = os.lstat(path)
@@ -172,9 +188,7 @@ class Intake:
         if look.header is None:
             self._setbacks.refuse(inbox, job, look.problem or Reason.MALFORMED, look.detail)
             return
-        decision = rules.decide(
-            look.header, self._context.rulebook.rules, drop=inbox.name, values=look.values
-        )
+        decision = self._context.decide(inbox, look)
         match decision:
             case Import(importer=importer):
                 if inbox.expect and importer not in inbox.expect:

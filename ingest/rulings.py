@@ -1,14 +1,12 @@
 """Carries out what a rule of the user's says of an object that is not to be imported."""
 
 import os
-from datetime import datetime
 
-from ingest import claim, dispose, log, rules
+from ingest import claim, dicom, dispose, log, rules
 from ingest.claim import Claim
 from ingest.context import Context, Inbox
 from ingest.errors import Changed, FileProblem, Reason
 from ingest.model import Ignore, Job, Keep, State
-from ingest.rules import Ruling
 from ingest.setback import Setbacks
 
 _log = log.get(__name__)
@@ -28,8 +26,6 @@ class Rulings:
         Where the folder's files stay in it (``after = "keep"``, or a manual import), so does
         this one; it is only noted, and left alone.
         """
-        assert job.header is not None  # noqa: S101 - it was decided on by its header
-        ruling = rules.ruling(decision, job.header, job.snapshot)
         if inbox.after == "keep":
             self._end(inbox, job, decision, b"")
             return
@@ -44,7 +40,7 @@ class Rulings:
             self._context.ledger.ruled(job, decision.because, self._context.now())
             job = self._context.ledger.get(job.id)
             claim.take(claimed, job.snapshot)
-            self._dispose(inbox, job, claimed, decision, ruling, told)
+            self._dispose(inbox, job, claimed, decision, told)
         except Changed:
             self._setbacks.start_again(job, claimed)
         except FileProblem as problem:
@@ -58,12 +54,11 @@ class Rulings:
         job: Job,
         claimed: Claim,
         decision: Ignore | Keep,
-        ruling: Ruling,
         told: Reason | None,
     ) -> None:
         try:
             self._context.check_target(self._context.rulebook.targets.get(decision.rule))
-            now_at = self._leave(inbox, job, claimed, decision, ruling)
+            now_at = self._leave(inbox, job, claimed, decision)
         except OSError as error:
             self._setbacks.cannot_move(job, claimed, error, told)
             return
@@ -71,17 +66,24 @@ class Rulings:
         self._context.emptied(inbox, job.path)
         self._end(inbox, job, decision, now_at)
 
-    def _leave(
-        self, inbox: Inbox, job: Job, claimed: Claim, decision: Ignore | Keep, ruling: Ruling
-    ) -> bytes:
-        """Returns where the file is now, if anywhere."""
-        today = datetime.fromtimestamp(self._context.now()).astimezone().date()
+    def _leave(self, inbox: Inbox, job: Job, claimed: Claim, decision: Ignore | Keep) -> bytes:
+        """Returns where the file is now, if anywhere.
+
+        It is looked at once more: what leaves must be what the rule was asked about, and a
+        sender may have written into it before it was set aside.
+        """
+        look = dicom.look(claimed.path, self._context.keywords)
+        if look.snapshot != job.snapshot or look.header is None:
+            raise Changed
+        if self._context.decide(inbox, look) != decision:
+            raise Changed
+        ruling = rules.ruling(decision, look.header, look.snapshot)
+        local, today = inbox.is_local, self._context.today()
         if isinstance(decision, Keep):
-            assert job.header is not None  # noqa: S101 - see carry_out
-            return dispose.keep(claimed, ruling, decision.into, job.header, local=inbox.is_local)
+            return dispose.keep(claimed, ruling, decision.into, look.header, local=local)
         if decision.into is not None:
-            return dispose.archive(claimed, ruling, decision.into, today, local=inbox.is_local)
-        dispose.delete(claimed, ruling, local=inbox.is_local)
+            return dispose.archive(claimed, ruling, decision.into, today, local=local)
+        dispose.delete(claimed, ruling, local=local)
         return b""
 
     def _end(self, inbox: Inbox, job: Job, decision: Ignore | Keep, now_at: bytes) -> None:

@@ -338,7 +338,9 @@ class Service:
         patience_s = max(5.0, 2 * max(i.patience.quiet_s for i in self.engine.inboxes.values()))
         if now > self._progress_at + 2 * patience_s:  # somebody writes on and on
             return True
-        return not self._ledger.is_due(drops, State.SEEN, now + patience_s)
+        return not (
+            self.engine.intake.elsewhere or self._ledger.is_due(drops, State.SEEN, now + patience_s)
+        )
 
 
 def _make_ready(aliases: Path) -> None:

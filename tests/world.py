@@ -25,13 +25,14 @@ from pydicom.uid import UID
 
 from ingest import dicom, dispose, policy
 from ingest.config import BY_HAND
-from ingest.context import Ended, Inbox
+from ingest.context import Ended, Inbox, Rulebook
 from ingest.engine import Engine
 from ingest.errors import OpenRemUnreachable, Reason
 from ingest.ledger import Ledger
 from ingest.lookout import Lookout, Rhythm
 from ingest.model import Done, Failed, Header, Importer, Outcome, State, Vanished
 from ingest.openrem.importers import Hello
+from ingest.rules import Condition, Rule, Then
 from ingest.settle import Patience
 from tests.crash import Crash, Steps
 from tests.objects import DX_IMAGE
@@ -43,6 +44,9 @@ RETRY = policy.RetryPolicy(attempts=3, initial_s=1.0, maximum_s=10.0)
 ALL_DUE_S = 4000.0  # later than everything that waits for a time
 QUIET_ROUNDS = 3  # the first may only find out that OpenREM is back
 MANY = 200  # turns; no world needs as many
+
+# Studies whose images a rule takes out.
+IGNORED, KEPT, SHELVED = 2, 3, 4
 
 _UID = UID("2.25." + "7" * 30)
 _STUDY = UID("2.25." + "8" * 30)
@@ -64,6 +68,7 @@ class Content:
 
     data: bytes
     uid: str = ""
+    study: int = 0
 
     def __repr__(self) -> str:
         """Without the bytes of an object."""
@@ -79,7 +84,11 @@ def an_image(number: int, study: int) -> Content:
     """A whole image, one of its kind."""
     uid = f"2.25.{number:030d}".replace("2.25.0", "2.25.1", 1)
     data = _image().replace(_UID.encode(), uid.encode())
-    return Content(data.replace(_STUDY.encode(), f"2.25.{9 * 10**29 + study}".encode()), uid)
+    return Content(data.replace(_STUDY.encode(), _study_uid(study).encode()), uid, study)
+
+
+def _study_uid(study: int) -> str:
+    return f"2.25.{9 * 10**29 + study}"
 
 
 def a_text(number: int) -> Content:
@@ -222,6 +231,7 @@ class Life:
             clock=world.now,
             stopping=threading.Event(),
             on_end=world.ended,
+            rulebook=Rulebook(rules=world.rules),
         )
         self.lookout = Lookout(
             self.engine.context,
@@ -258,6 +268,12 @@ class Life:
             openrem.step = lambda _name: None
 
 
+def _rule(study: int, then: Then, into: Path | None = None) -> Rule:
+    condition = Condition(subject="StudyInstanceUID", patterns=(_study_uid(study),))
+    where = os.fsencode(into) if into else None
+    return Rule(name=f"study {study}", conditions=(condition,), then=then, into=where)
+
+
 class World:
     """Drop folders with senders on one side and OpenREM on the other."""
 
@@ -280,6 +296,11 @@ class World:
                 quarantine=os.fsencode(root / "failed" / name),
             )
             for name, drop in self.drops.items()
+        )
+        self.rules = (
+            _rule(IGNORED, Then.IGNORE),
+            _rule(KEPT, Then.KEEP, root / "kept"),
+            _rule(SHELVED, Then.IGNORE, root / "shelved"),
         )
         self.openrem = StandIn()
         self.ahead_s = 0.0
@@ -436,7 +457,8 @@ class World:
         places = self.places()
         for digest, content in self.wanted.items():
             held = self.openrem.holds.get(content.uid) == digest
-            assert held or digest in places, f"lost: {content}"
+            assert held or digest in places or content.study == IGNORED, f"lost: {content}"
+            assert not (held and content.study >= IGNORED), f"imported, though ruled out: {content}"
         assert all(count == 1 for count in self.openrem.stored.values())
         assert self.imported["imported"] <= len(self.openrem.stored)
         for drop in self.drops.values():
@@ -447,18 +469,19 @@ class World:
     def check_ledger(self) -> None:
         """Intent is in the ledger before an effect, and success only after it.
 
-        Whatever left had its proof noted before, whatever is in quarantine its refusal; and
-        what the ledger calls done with no longer lies in a claim.
+        Whatever left had its proof noted before, or the rule that says so, whatever is in
+        quarantine its refusal; and what the ledger calls done with no longer lies in a claim.
         """
         if not self.ledger_path.exists():
             return
         ledger = Ledger(self.ledger_path, read_only=True)
         events = ledger.rows("SELECT state, sop_uid FROM event")
         ended = ledger.rows(
-            "SELECT inode, size, mtime_ns FROM job WHERE state IN ('DONE', 'QUARANTINED')"
+            "SELECT inode, size, mtime_ns FROM job "
+            "WHERE state IN ('DONE', 'QUARANTINED', 'IGNORED')"
         )
         ledger.close()
-        proven = {str(uid) for state, uid in events if state == "PROVEN"}
+        proven = {str(uid) for state, uid in events if state in ("PROVEN", "RULED")}
         places = self.places()
         if self.is_ledger_whole:
             for digest, content in self.wanted.items():
@@ -476,6 +499,9 @@ class World:
         places = self.places()
         for digest, content in self.wanted.items():
             here = {Path(place).parts[0] for place in places.get(digest, ())}
+            if content.study >= IGNORED:
+                self._check_ruled(content, here)
+                continue
             assert here <= {"keep", "failed", "archived"}, places[digest]
             if content.uid and digest not in self.openrem.blamed:
                 assert self.openrem.holds.get(content.uid) == digest, content.uid
@@ -484,6 +510,12 @@ class World:
                 assert "failed" in here or self.openrem.holds.get(content.uid) == digest
         for drop in self.drops.values():
             assert not (drop / ".ingest").exists()
+
+    def _check_ruled(self, content: Content, here: set[str]) -> None:
+        """It is where its rule says, and in folders whose files stay."""
+        where = {IGNORED: set[str](), KEPT: {"kept"}, SHELVED: {"shelved"}}[content.study]
+        assert here <= {"keep"} | where, content
+        assert here or not where, f"lost: {content}"
 
     def end(self) -> None:
         """Clean up."""

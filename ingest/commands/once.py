@@ -24,5 +24,6 @@ def once(draining: service.Service, ledger: Ledger, shown: Run) -> int:
     else:
         inboxes = list(draining.engine.inboxes.values())
         shown.left_behind(service.waiting(ledger, inboxes, limit=1000))
+        shown.elsewhere(draining.engine.intake.elsewhere)
         shown.offline(draining.engine.context.offline)
     return shown.finish()

@@ -135,6 +135,11 @@ class Run:
             self.tally.refused[reason] += 1
             self.complain(complaint(job.path, reason, job.detail))
 
+    def elsewhere(self, paths: list[bytes]) -> None:
+        """Say what another openrem-ingest has in hand."""
+        for path in paths:
+            self.refused(path, Reason.IN_OTHER_HANDS)
+
     def offline(self, folders: Mapping[str, Absence]) -> None:
         """Say which drop folders are not there, so that nothing of theirs was looked at."""
         for name, absence in folders.items():

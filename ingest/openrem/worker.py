@@ -457,7 +457,11 @@ class OpenREM:
         if not uid:
             return []
         studies = self.models.GeneralStudyModuleAttr.objects.filter(study_instance_uid=uid)
-        return [self._study_held(study, dataset) for study in studies]
+        # As of one moment: an import beside us may replace the study between two questions.
+        with self.transaction.atomic():
+            with self.connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            return [self._study_held(study, dataset) for study in studies]
 
     def _study_held(self, study: Any, dataset: Any) -> Answer:
         models = self.models

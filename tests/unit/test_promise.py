@@ -25,8 +25,11 @@ from ingest.errors import Changed, LedgerError
 from tests.crash import Crash, Steps, crash_points
 from tests.world import (
     ALL_DUE_S,
+    IGNORED,
     INCOMPLETE_S,
+    KEPT,
     RETRY,
+    SHELVED,
     Content,
     Life,
     Mode,
@@ -78,7 +81,8 @@ class Promise(RuleBasedStateMachine):
 
     def _new(self, *, sound: bool = True) -> Content:
         number = len(self.sent)
-        self.sent.append(an_image(number, number % 2) if sound else a_text(number))
+        study = (0, 1, IGNORED, 0, 1, KEPT, SHELVED)[number % 7]
+        self.sent.append(an_image(number, study) if sound else a_text(number))
         return self.sent[-1]
 
     # -- senders ---------------------------------------------------------------------------
@@ -279,8 +283,8 @@ TestPromise.settings = settings(
 Journey = Callable[[World], None]
 
 
-def _arrives(world: World, drop: str = "delete") -> None:
-    world.send(world.path(drop, "study/a.dcm"), an_image(1, 1))
+def _arrives(world: World, drop: str = "delete", study: int = 1) -> None:
+    world.send(world.path(drop, "study/a.dcm"), an_image(1, study))
 
 
 def _is_sent_again(world: World) -> None:
@@ -346,6 +350,10 @@ JOURNEYS: dict[str, Journey] = {
     "deleted": _arrives,
     "archived": partial(_arrives, drop="archive"),
     "kept": partial(_arrives, drop="keep"),
+    "ignored": partial(_arrives, study=IGNORED),
+    "ignored, to an archive": partial(_arrives, study=SHELVED),
+    "kept elsewhere": partial(_arrives, study=KEPT),
+    "kept elsewhere from a folder that keeps": partial(_arrives, drop="keep", study=KEPT),
     "sent again in mid-import": _is_sent_again,
     "sent again in mid-import, which fails": _is_sent_again_and_fails,
     "still open when its turn comes": _is_still_open,

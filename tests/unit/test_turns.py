@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from ingest import claim, dicom, files, rules
 from ingest.breaker import Breaker
 from ingest.claim import Claim
+from ingest.config import BY_HAND
 from ingest.context import Context, Ended, Inbox
 from ingest.errors import Changed, LedgerError, Reason
 from ingest.housekeeping import Housekeeping
@@ -173,7 +174,7 @@ def test_a_defect_of_ours_ends_in_quarantine_not_in_a_loop(
 ) -> None:
     path = bench.put()
 
-    def defect(_header: object) -> None:
+    def defect(*_: object, **__: object) -> None:
         raise ZeroDivisionError("of patient Smith")
 
     monkeypatch.setattr(rules, "decide", defect)
@@ -318,3 +319,32 @@ def test_where_files_stay_a_refused_one_whose_name_is_taken_gets_another(bench: 
     assert not os.path.exists(claimed.path)
     assert sorted(os.listdir(bench.root)) == ["x.dcm", "x~2.dcm"]
     assert os.path.exists(path)
+
+
+def test_what_the_service_has_in_hand_is_looked_at_again_by_a_manual_import(
+    bench: Bench, tmp_path: Path, ledger: Ledger
+) -> None:
+    """Not passed over as if there had been nothing to import."""
+    path, _ = _claimed(bench)
+    shutil.copyfile(CT_REPORT, bench.root / "x.dcm")  # sent once more meanwhile
+    by_hand = Bench(tmp_path, ledger, name=BY_HAND + " 1")
+    by_hand.intake.look(by_hand.inbox, path)
+    assert by_hand.intake.elsewhere == [path]
+    assert by_hand.intake.look_at_due(10) == 0
+    assert by_hand.intake.elsewhere == [path]
+
+    in_hand = bench.job(path)
+    ledger.back(in_hand, bench.time)  # its turn in the service is over
+    by_hand.intake.look_at_due(10)
+
+    assert by_hand.intake.elsewhere == []
+    assert (bench.job(path).drop, bench.job(path).state) == (by_hand.inbox.name, State.READY)
+
+
+def test_what_is_in_a_hand_of_our_own_is_looked_at_again_by_its_end(bench: Bench) -> None:
+    path, claimed = _claimed(bench)
+    bench.context.in_hand[claimed.id] = bench.job(path)
+    shutil.copyfile(CT_REPORT, bench.root / "x.dcm")
+    other = replace(bench.inbox, name="another name")
+    bench.intake.look(other, path)
+    assert bench.intake.elsewhere == []
