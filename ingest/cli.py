@@ -25,7 +25,7 @@ from ingest.commands import (
 )
 from ingest.commands.show import now
 from ingest.config import Settings
-from ingest.errors import IngestError, OpenRemUnreachable, Reason
+from ingest.errors import ConfigError, IngestError, OpenRemUnreachable, Reason
 
 _PATHS = click.argument(
     "paths",
@@ -70,6 +70,15 @@ def _command(name: str) -> Callable[[Callable[..., int]], click.Command]:
 def _settings(file: Path | None) -> Settings:
     given = file or click.get_current_context().obj
     return config.load(config.find_file(given))
+
+
+def _settings_if_any(file: Path | None) -> Settings | None:
+    """The settings; none if none were named, and there are none where they are looked for."""
+    try:
+        place = config.find_file(file or click.get_current_context().obj)
+    except ConfigError:
+        return None
+    return config.load(place)
 
 
 def _quieter(*, unless: bool = False) -> None:
@@ -124,9 +133,23 @@ def _import(
 @_command("classify")
 @_PATHS
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def _classify(file: Path | None, *, paths: tuple[Path, ...], as_json: bool) -> int:  # noqa: ARG001
-    """Say what would happen to each file, and why; touches nothing."""
-    return classify.classify(paths, as_json=as_json)
+@click.option("--summary", is_flag=True, help="Only count the files by decision.")
+@click.option(
+    "--ask-openrem", "asks_openrem", is_flag=True, help="Also ask whether OpenREM has it already."
+)
+def _classify(
+    file: Path | None, *, paths: tuple[Path, ...], as_json: bool, summary: bool, asks_openrem: bool
+) -> int:
+    """Say what would happen to each file, and why; touches nothing.
+
+    Without a configuration: by the built-in routing alone.
+    """
+    if summary and asks_openrem:
+        raise click.UsageError("--summary counts without asking OpenREM: give one of the two")
+    settings = _settings(file) if asks_openrem else _settings_if_any(file)
+    if summary:
+        return classify.summarize(settings, paths, as_json=as_json)
+    return classify.classify(settings, paths, as_json=as_json, asks_openrem=asks_openrem)
 
 
 @_command("status")

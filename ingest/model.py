@@ -85,6 +85,7 @@ class Import:
 
     importer: Importer
     because: str
+    rule: str = ""  # the user's that says so, if it isn't the built-in routing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,10 +108,11 @@ class Keep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reject:
-    """Decision: OpenREM can't use it."""
+    """Decision: OpenREM can't use it, or a rule of the user's says to set it aside."""
 
     reason: Reason
     because: str
+    rule: str = ""
 
 
 Decision = Import | Ignore | Keep | Reject

@@ -132,10 +132,12 @@ def _ruled(rule: Rule, header: Header) -> Decision:
             assert rule.into is not None  # noqa: S101 - the configuration demands it
             return Keep(rule=rule.name, into=rule.into, because=because)
         case Then.QUARANTINE:
-            return Reject(reason=Reason.BY_RULE, because=because)
+            return Reject(reason=Reason.BY_RULE, because=because, rule=rule.name)
         case Then.IMPORT:
             assert rule.importer is not None  # noqa: S101 - the configuration demands it
-            return check_study_time(header, Import(importer=rule.importer, because=because))
+            return check_study_time(
+                header, Import(importer=rule.importer, because=because, rule=rule.name)
+            )
         case then:
             assert_never(then)
 

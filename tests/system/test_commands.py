@@ -8,15 +8,24 @@ import pytest
 
 from tests.system.harness import Ground, Said, image, sample
 
+DROPS = ("dx", "mammo", "sr")
 KEYS = [
     "path",
     "decision",
     "importer",
     "reason",
+    "rule",
     "because",
+    "next",
+    "complete",
+    "afterwards",
+    "drop",
+    "what",
     "sop_class_uid",
     "sop_instance_uid",
     "modality",
+    "station",
+    "openrem",
 ]
 
 
@@ -51,7 +60,65 @@ def test_classify_answers_for_every_file_and_touches_nothing(
     assert all(line["because"] for line in said.lines)
     assert _picture(folder) == before
     words = ground.says("classify", folder, config=False)
-    assert (words.code, len(words.out.splitlines())) == (0, len(said.lines))
+    assert words.code == 0
+    told = [line for line in words.out.splitlines() if not line.startswith(" ")]
+    assert len(told) == len(said.lines)
+    assert words.out.count("    decision: ") == len(said.lines)
+    for whole in (line for line in said.lines if line["decision"] == "import"):
+        assert whole["complete"].startswith("yes: it ends where its own lengths say it should")
+        assert whole["what"]
+    assert answers["cut.dcm"]["complete"].startswith("no: ")
+    assert "waits to become whole" in answers["cut.dcm"]["afterwards"]
+
+    summary = ground.says("classify", "--summary", "--json", folder, config=False)
+    assert (summary.code, summary.err) == (0, "")
+    counted = {
+        (line["decision"], line["by"], line["what"]): line["files"] for line in summary.lines
+    }
+    assert sum(counted.values()) == len(said.lines)
+    assert counted["reject", "not-dicom", ""] == 1
+    assert sum(count for key, count in counted.items() if key[0] == "import") == len(corpus)
+    table = ground.says("classify", "--summary", folder, config=False)
+    assert f" {len(said.lines)} " in table.out
+    assert _picture(folder) == before
+
+
+def test_classify_tells_of_rules_folders_and_what_openrem_has(ground: Ground) -> None:
+    """Without touching anything, though the folders are drop folders."""
+    ground.tables = """
+        [[rule]]
+        name = "room 9"
+        match = { StationName = "sample-*", drop = "dx" }
+        then = "keep"
+        into = "/nowhere/physics"
+    """
+    ground.configure()
+    imported = ground.root / "imported.dcm"
+    imported.write_bytes(image("mammo"))
+    assert ground.says("import", imported).code == 0
+    ground.put("dx", "x.dcm", image())
+    ground.put("mammo", "x.dcm", imported.read_bytes())
+    ground.put("sr", "new.dcm", image())
+    ground.put("sr", "writing.dcm", image())
+    before = [_picture(ground.drop(name)) for name in ("dx", "mammo", "sr")]
+    with (ground.drop("sr") / "writing.dcm").open("rb+"):
+        said = ground.says(
+            "classify", "--json", "--ask-openrem", *(ground.drop(name) for name in DROPS)
+        )
+    assert (said.code, said.err) == (0, ""), said
+    told = {os.path.relpath(line["path"], ground.drop("dx").parent): line for line in said.lines}
+    by_rule = told["dx/x.dcm"]
+    assert (by_rule["decision"], by_rule["rule"], by_rule["openrem"]) == ("keep", "room 9", None)
+    assert "/nowhere/physics" in by_rule["afterwards"]
+    assert told["mammo/x.dcm"]["openrem"].startswith("has it already: ")
+    assert told["sr/new.dcm"]["openrem"] == "does not have it"
+    assert told["sr/new.dcm"]["afterwards"] == "it is deleted, once OpenREM provably holds it"
+    assert told["sr/writing.dcm"]["complete"] == "not yet: somebody has it open for writing"
+    assert {line["drop"] for line in said.lines} == set(DROPS)
+    assert [_picture(ground.drop(name)) for name in ("dx", "mammo", "sr")] == before
+    assert ground.number("SELECT count(*) FROM remapp_objectuidsprocessed") == 1
+    wrong = ground.says("classify", "--summary", "--ask-openrem", ground.drop("sr"))
+    assert wrong.code == 2
 
 
 def test_status_is_one_json_object_and_touches_nothing(ground: Ground) -> None:
