@@ -306,6 +306,28 @@ def write_durably(path: bytes, text: str) -> None:
     sync_folder(os.path.dirname(path))
 
 
+@contextlib.contextmanager
+def made_durably(target: bytes) -> Iterator[BinaryIO]:
+    """A file of our own to be written: complete under its name, or not there at all.
+
+    Raises:
+        FileExistsError: something lies at the target, or somebody else writes to it.
+    """
+    passing = _passing(target)
+    with _held(passing) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            _give(passing, os.stat(os.path.dirname(target)))
+            move(passing, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(passing)  # noqa: TID251 - our own file
+            raise
+    sync_folder(os.path.dirname(target))
+
+
 def sync_folder(path: bytes) -> None:
     """Have the folder's entries on the disk. Best effort: some network file systems refuse."""
     with contextlib.suppress(OSError):

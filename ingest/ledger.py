@@ -286,13 +286,13 @@ class Ledger(LedgerFile):
         """Note the refusal, and with it the intent to quarantine the file."""
         self._move(job, State.REJECTED, now, durable=True, reason=reason.code, detail=detail)
 
-    def ruled(self, job: Job, because: str, now: float) -> None:
-        """Note what a rule says, and with it the intent to have the file leave."""
-        self._move(job, State.RULED, now, durable=True, reason=None, detail=because)
+    def ruled(self, job: Job, rule: str, now: float) -> None:
+        """Note which rule says so, and with it the intent to have the file leave."""
+        self._move(job, State.RULED, now, durable=True, reason=None, detail=rule)
 
-    def dismissed(self, job: Job, because: str, now: float) -> None:
+    def dismissed(self, job: Job, rule: str, now: float) -> None:
         """Note that a rule took the file out, and forget its path."""
-        self._move(job, State.IGNORED, now, claim="", path=None, reason=None, detail=because)
+        self._move(job, State.IGNORED, now, claim="", path=None, reason=None, detail=rule)
 
     def left(
         self, job: Job, reason: Reason, detail: str, now: float, not_before: float = NEVER
@@ -466,6 +466,15 @@ class Ledger(LedgerFile):
             (since, ends),
         )
         return [_tally(row) for row in rows]
+
+    def ruled_since(self, since: float) -> dict[str, int]:
+        """How many files each rule has taken out since then, by the rule's name."""
+        rows = self.rows(
+            "SELECT detail, count(*) FROM event WHERE at >= ? AND state = 'IGNORED' "
+            "GROUP BY 1 ORDER BY 1",
+            (since,),
+        )
+        return {str(rule): _int(count) for rule, count in rows}
 
     def stuck(self, drops: Sequence[str], limit: int) -> list[Job]:
         """Jobs that wait for a reason, the oldest first."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ingest import config, mounts
+from ingest.bundle import Shelf
 from ingest.config import Drop, Settings
 from ingest.context import Inbox, Rulebook
 from ingest.disks import Limits
@@ -98,6 +99,15 @@ def _rule(one: config.Rule) -> Rule:
         then=Then(then),
         importer=Importer(importer) if importer else None,
         into=real_path(one.target) if one.target else None,
+    )
+
+
+def shelves_of(settings: Settings) -> tuple[Shelf, ...]:
+    """The folders whose studies are to be packed."""
+    return tuple(
+        Shelf(rule=one.name, folder=real_path(one.into), quiet_s=one.quiet)
+        for one in settings.rule
+        if one.into is not None and one.zip
     )
 
 

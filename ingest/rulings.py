@@ -37,7 +37,7 @@ class Rulings:
         self._context.in_hand[claimed.id] = job  # first: what the ledger calls ruled is in a hand
         told = job.reason
         try:
-            self._context.ledger.ruled(job, decision.because, self._context.now())
+            self._context.ledger.ruled(job, decision.rule, self._context.now())
             job = self._context.ledger.get(job.id)
             claim.take(claimed, job.snapshot)
             self._dispose(inbox, job, claimed, decision, told)
@@ -87,7 +87,7 @@ class Rulings:
         return b""
 
     def _end(self, inbox: Inbox, job: Job, decision: Ignore | Keep, now_at: bytes) -> None:
-        self._context.ledger.dismissed(job, decision.because, self._context.now())
+        self._context.ledger.dismissed(job, decision.rule, self._context.now())
         _log.info(
             "file.kept" if isinstance(decision, Keep) else "file.ignored",
             **self._context.who(job),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ingest import __version__, files, locks, log, parts, policy
+from ingest.bundle import Bundler
 from ingest.config import BY_HAND, Settings
 from ingest.context import Ended, Inbox
 from ingest.disks import DiskGuard
@@ -114,6 +115,7 @@ class Service:
         is_service = any(inbox.is_drop for inbox in inboxes)
         rules = parts.upkeep_rules(settings)
         self._upkeep = Upkeep(ledger, rules, self._clock, stop) if is_service else None
+        self._bundler = Bundler(parts.shelves_of(settings) if is_service else (), self._clock, stop)
         self._disks = DiskGuard(
             parts.volumes_of(settings),
             parts.limits_of(settings),
@@ -144,6 +146,8 @@ class Service:
         self._start_importing()
         self._start(self._intake_loop, "intake")
         self._start(self._upkeep_loop, "upkeep")
+        if self._bundler.period_s is not None:
+            self._start(self._bundle_loop, "bundles")
         # Apart: to ask after a share whose server is gone may take for ever.
         disks = threading.Thread(
             target=self._disks.watch, args=(self._stop,), name="disks", daemon=True
@@ -181,6 +185,7 @@ class Service:
             is_whole = not self._stop.is_set()
             if self._upkeep is not None:
                 self._upkeep.run()
+                self._bundler.run()
         finally:
             self._end()
         breaker = self.engine.breaker
@@ -262,6 +267,14 @@ class Service:
             except Exception as error:  # noqa: BLE001 - see _rest
                 self._rest(error)
             self._stop.wait(UPKEEP_PERIOD_S)
+
+    def _bundle_loop(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._bundler.run()
+            except Exception as error:  # noqa: BLE001 - see _rest
+                self._rest(error)
+            self._stop.wait(self._bundler.period_s)
 
     def _intake_turn(self) -> bool:
         now = self._clock()

@@ -17,14 +17,14 @@ from ingest.commands.show import now, out
 from ingest.config import Drop, Settings
 from ingest.errors import LedgerError, OpenRemUnreachable, Reason
 from ingest.ledger import Ledger, Tally
-from ingest.model import Job, State
+from ingest.model import IN_HAND, Job, State
 from ingest.presence import Absence, Presence
 from ingest.service import MISSED
 
 SILENT_S = 60.0  # the service writes to its ledger every ten seconds
 _WORDS = {True: "running", False: "stopped"}
 EXAMPLES = 3  # paths shown for each reason
-PENDING = (State.SEEN, State.READY, State.CLAIMED, State.PROVEN, State.REJECTED)
+PENDING = (State.SEEN, State.READY, *IN_HAND)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +92,7 @@ class Known:
     offline: Mapping[str, Absence] = field(default_factory=dict)
     targets: Sequence[TargetStatus] = ()
     disks: Sequence[VolumeStatus] = ()
+    rules: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +106,7 @@ class Status:
     offline: tuple[TargetStatus, ...]  # archives, and the quarantine
     disks: tuple[VolumeStatus, ...]
     drops: tuple[FolderStatus, ...]
+    rules: Mapping[str, int]  # files that each has taken out today, by its name
 
 
 def status(settings: Settings, *, as_json: bool) -> int:
@@ -123,6 +125,11 @@ def status(settings: Settings, *, as_json: bool) -> int:
         offline=tuple(known.targets),
         disks=tuple(known.disks),
         drops=tuple(_folder(drop, known) for drop in settings.drop),
+        rules={
+            rule.name: known.rules.get(rule.name, 0)
+            for rule in settings.rule
+            if rule.then in ("ignore", "keep")
+        },
     )
     if as_json:
         click.echo(json.dumps(asdict(answer)))
@@ -149,6 +156,7 @@ def _read_ledger(settings: Settings, at: float) -> Known:
             tallies=ledger.tallies(),
             today=ledger.ends_since(midnight.timestamp()),
             stuck=ledger.stuck(names, limit=1000),
+            rules=ledger.ruled_since(midnight.timestamp()),
             missed={name: int(said[0]) for name, said in missed.items() if said},
         )
 
@@ -264,7 +272,7 @@ def _folder(drop: Drop, known: Known) -> FolderStatus:
         next=absence.next_step if absence else "",
         waiting_to_be_complete=count(known.tallies, State.SEEN),
         waiting_for_import=count(known.tallies, State.READY),
-        in_hand=count(known.tallies, State.CLAIMED, State.PROVEN, State.REJECTED),
+        in_hand=count(known.tallies, *IN_HAND),
         done_today=count(known.today, State.DONE),
         quarantined_today=count(known.today, State.QUARANTINED),
         left_in_place=count(known.tallies, State.LEFT),
@@ -307,8 +315,14 @@ def _print(answer: Status) -> None:
     _print_disks(console, answer.disks)
     for drop in answer.drops:
         _print_troubles(console, drop)
+    _print_rules(console, answer.rules)
     if any(drop.quarantined_today for drop in answer.drops):
         console.print(f"Quarantine, each file with its reason beside it: {answer.quarantine}")
+
+
+def _print_rules(console: Console, counts: Mapping[str, int]) -> None:
+    for rule, count in counts.items():
+        console.print(f'Rule "{rule}": {count} taken out today.')
 
 
 def _print_disks(console: Console, found: Sequence[VolumeStatus]) -> None:

@@ -127,7 +127,7 @@ def test_status_is_one_json_object_and_touches_nothing(ground: Ground) -> None:
     status = ground.status()
     assert not ground.state.exists()
     assert list(status) == [
-        *("service", "ledger", "openrem", "quarantine", "offline", "disks", "drops")
+        *("service", "ledger", "openrem", "quarantine", "offline", "disks", "drops", "rules")
     ]
     assert status["service"] == "stopped"
     assert [drop["drop"] for drop in status["drops"]] == ["mammo", "dx", "sr"]

@@ -316,3 +316,73 @@ def test_a_place_that_may_not_be_looked_into_has_none(
 
     with pytest.raises(ConfigError, match="no configuration found"):
         find_file(None)
+
+
+# -- rules -----------------------------------------------------------------------------------------
+
+
+def a_rule(**keys: str) -> str:
+    """A configuration with one rule; the values as they are written."""
+    given = {"name": '"r"', "match": '{ StationName = "x" }', "then": '"ignore"'} | keys
+    return DROP + "[[rule]]\n" + "".join(f"{key} = {value}\n" for key, value in given.items())
+
+
+def test_rules_keep_their_order(file: Path) -> None:
+    second = a_rule(name='"s"', then='"keep"', into='"/p"', zip="true").removeprefix(DROP)
+    settings = loaded(file, a_rule(match='{ KVP = ["1", "2"], drop = "a" }') + second)
+
+    assert [rule.name for rule in settings.rule] == ["r", "s"]
+    assert settings.rule[0].match == {"KVP": ("1", "2"), "drop": ("a",)}
+    assert settings.rule[1].into == Path("/p")
+    assert settings.rule[1].zip
+
+
+@pytest.mark.parametrize("importer", Importer)
+def test_a_rule_may_choose_each_importer(file: Path, importer: Importer) -> None:
+    settings = loaded(file, a_rule(then=f'"import:{importer.value}"'))
+
+    assert settings.rule[0].then == f"import:{importer.value}"
+
+
+@pytest.mark.parametrize(
+    ("keys", "key", "words"),
+    [
+        ({"match": '{ StatonName = "x" }'}, "rule[1].match.StatonName", "mean StationName?"),
+        ({"match": '{ stationname = "x" }'}, "rule[1].match.stationname", "mean StationName?"),
+        ({"match": '{ Drop = "x" }'}, "rule[1].match.Drop", "mean drop?"),
+        ({"match": '{ ContentSequence = "x" }'}, "rule[1].match.ContentSequence", "no text"),
+        ({"match": '{ PixelData = "x" }'}, "rule[1].match.PixelData", "no text"),
+        ({"match": '{ MediaStorageSOPClassUID = "x" }'}, "MediaStorageSOPClassUID", "no keyword"),
+        ({"match": "{ }"}, "rule[1].match", "empty"),
+        ({"match": "{ KVP = 3 }"}, "rule[1].match.KVP", "must be a list"),
+        ({"match": "{ KVP = [] }"}, "rule[1].match.KVP", "at least 1"),
+        ({"then": '"delete"'}, "rule[1].then", "'ignore', 'keep', 'quarantine'"),
+        ({"then": '"import:cd"'}, "rule[1].then", "rdsr"),
+        ({"then": '"keep"'}, "rule[1]", "needs the key into"),
+        ({"into": '"/p"'}, "rule[1]", "goes only with then"),
+        ({"zip": "true"}, "rule[1]", "goes only with then"),
+        ({"then": '"quarantine"', "archive": '"/p"'}, "rule[1]", "goes only with then"),
+        ({"then": '"keep"', "into": '"p"'}, "rule[1].into", "absolute"),
+        ({"then": '"keep"', "into": '"/d/a"'}, "rule[1].into", "is a drop folder"),
+        ({"archive": '"/d/a"'}, "rule[1].archive", "is a drop folder"),
+        ({"archive": '"/p"', "mount": '"/q"'}, "rule[1]", "does not lie on /q"),
+        ({"name": '""'}, "rule[1].name", "up to 100 characters"),
+        ({"name": '"a\\"b"'}, "rule[1].name", 'without "'),
+        ({"matches": '"x"'}, "rule[1].matches", "did you mean match?"),
+    ],
+)
+def test_a_rule_that_is_wrong_says_what(
+    file: Path, keys: dict[str, str], key: str, words: str
+) -> None:
+    said = refusal(file, a_rule(**keys))
+
+    assert key in said
+    assert words in said
+
+
+def test_two_rules_of_one_name_could_not_be_told_apart(file: Path) -> None:
+    assert "two rules are called 'r'" in refusal(file, a_rule() + a_rule().removeprefix(DROP))
+
+
+def test_a_rule_needs_two_brackets(file: Path) -> None:
+    assert "[[rule]]" in refusal(file, a_rule().replace("[[rule]]", "[rule]"))

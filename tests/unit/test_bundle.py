@@ -1,0 +1,210 @@
+"""`ingest.bundle`: a kept study becomes one zip file, and no object goes before it is in there."""
+
+import os
+import shutil
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from ingest import bundle, files
+from ingest.bundle import Bundler, Shelf
+from tests.crash import Crash, Steps, crash_points
+
+UID = "1.2.826.0.1.3680043.8.498.1"
+QUIET_S = 300.0
+_COPY = shutil.copyfileobj
+
+
+class Kept:
+    """A rule's folder, and who packs it; the time runs ahead as it is told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.day = folder / "2026-11-24"
+        self.ahead_s = 0.0
+        self.bundler = Bundler(
+            [Shelf(rule="physics", folder=os.fsencode(folder), quiet_s=QUIET_S)],
+            lambda: time.time() + self.ahead_s,
+            threading.Event(),
+        )
+
+    def put(self, name: str, content: bytes, study: str = UID) -> Path:
+        """An object that was kept."""
+        path = self.day / study / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return path
+
+    def run_when_quiet(self) -> None:
+        """Let the quiet time pass."""
+        self.ahead_s += 2 * QUIET_S
+        self.bundler.run()
+
+    def here(self) -> list[str]:
+        """All files."""
+        return sorted(
+            str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()
+        )
+
+    def packed(self) -> dict[str, bytes]:
+        """What the zip files hold."""
+        found: dict[str, bytes] = {}
+        for path in sorted(self.folder.rglob("*.zip")):
+            with zipfile.ZipFile(path) as file:
+                found |= {name: file.read(name) for name in file.namelist()}
+        return found
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    return Kept(tmp_path)
+
+
+def test_a_quiet_study_becomes_one_file(kept: Kept) -> None:
+    kept.put("1.dcm", b"one" * 1000)
+    kept.put("2.dcm", b"two" * 1000)
+    kept.bundler.run()
+    assert len(kept.here()) == 2, "it is not quiet yet"
+
+    with capture_logs() as told:
+        kept.run_when_quiet()
+
+    assert kept.here() == [f"2026-11-24/{UID}.zip"]
+    assert kept.packed() == {f"{UID}/1.dcm": b"one" * 1000, f"{UID}/2.dcm": b"two" * 1000}
+    assert [(line["event"], line["count"]) for line in told] == [("study.zipped", 2)]
+    assert not (kept.day / UID).exists()
+
+
+def test_what_comes_later_goes_into_a_second_one(kept: Kept) -> None:
+    """Also an object that was sent again: it may be another version."""
+    kept.put("1.dcm", b"one")
+    kept.run_when_quiet()
+    kept.put("1.dcm", b"one more")
+    kept.put("2.dcm", b"two")
+    kept.run_when_quiet()
+
+    assert kept.here() == [f"2026-11-24/{UID}.zip", f"2026-11-24/{UID}~2.zip"]
+    with zipfile.ZipFile(kept.day / f"{UID}.zip") as first:
+        assert first.read(f"{UID}/1.dcm") == b"one"
+    with zipfile.ZipFile(kept.day / f"{UID}~2.zip") as second:
+        assert second.read(f"{UID}/1.dcm") == b"one more"
+
+
+def test_what_is_no_study_of_ours_is_left_alone(kept: Kept) -> None:
+    """A person may keep things there as well."""
+    mine = [
+        kept.put("notes.txt", b"mine", study="my notes"),
+        kept.folder / "lists" / UID / "x.dcm",
+        kept.day / "lonely.dcm",
+    ]
+    for path in mine[1:]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine")
+    (kept.day / UID).symlink_to(mine[1].parent)
+    inner = kept.put("1.dcm", b"one", study=UID + "2").parent / "inner"
+    inner.mkdir()
+    (inner / "x.dcm").write_bytes(b"mine")
+
+    kept.run_when_quiet()
+
+    assert all(path.read_bytes() == b"mine" for path in (*mine, inner / "x.dcm"))
+    assert kept.packed() == {f"{UID}2/1.dcm": b"one"}
+
+
+def test_a_file_that_is_no_zip_has_the_name(kept: Kept) -> None:
+    kept.put("1.dcm", b"one")
+    (kept.day / f"{UID}.zip").write_bytes(b"no zip at all")
+
+    kept.run_when_quiet()
+
+    assert (kept.day / f"{UID}.zip").read_bytes() == b"no zip at all"
+    with zipfile.ZipFile(kept.day / f"{UID}~2.zip") as packed:
+        assert packed.read(f"{UID}/1.dcm") == b"one"
+
+
+def test_a_time_stamp_from_before_zip_files_is_no_hindrance(kept: Kept) -> None:
+    path = kept.put("1.dcm", b"one")
+    os.utime(path, (0, 0))
+
+    kept.run_when_quiet()
+
+    assert kept.packed() == {f"{UID}/1.dcm": b"one"}
+
+
+def test_a_zip_that_the_disk_gives_back_wrong_costs_no_object(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing goes that was not read back."""
+    path = kept.put("1.dcm", b"one")
+    with monkeypatch.context() as patch:
+        patch.setattr(bundle, "_is_same", lambda *_: False)
+        kept.run_when_quiet()
+    assert path.read_bytes() == b"one"
+
+
+def test_a_file_that_is_written_to_meanwhile_stays(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = kept.put("1.dcm", b"one")
+    plain = bundle._is_same
+
+    def writes(*of: object) -> bool:
+        path.write_bytes(b"another")
+        return plain(*of) or True  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bundle, "_is_same", writes)
+        kept.run_when_quiet()
+    assert path.read_bytes() == b"another"
+
+    kept.run_when_quiet()
+    assert set(kept.packed().values()) == {b"another"}
+
+
+def test_what_cannot_be_packed_is_told_once(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = kept.put("1.dcm", b"one")
+
+    def full(_target: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, capture_logs() as told:
+        patch.setattr(files, "made_durably", full)
+        kept.run_when_quiet()
+        kept.run_when_quiet()
+    assert [line["event"] for line in told] == ["study.cannot-be-zipped"]
+    assert path.exists()
+    kept.run_when_quiet()
+    assert kept.packed()
+
+
+def test_a_crash_at_every_step_loses_no_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the next run ends what it began, with each object in one zip file only."""
+    contents = {f"{UID}/{number}.dcm": b"%d" % number for number in range(3)}
+    for number, after in crash_points():
+        kept = Kept(tmp_path / f"{number}-{after}")
+        for name, content in contents.items():
+            kept.put(os.path.basename(name), content)
+        steps = Steps(number, after=after)
+        died = False
+        try:
+            with steps.counted(), monkeypatch.context() as patch:
+                patch.setattr(shutil, "copyfileobj", _COPY)  # a zip takes no two halves
+                kept.run_when_quiet()
+        except Crash:
+            died = True
+        there = {path.name for path in kept.folder.rglob("*.dcm")}
+        whole = kept.packed()
+        for name, content in contents.items():
+            assert os.path.basename(name) in there or whole.get(name) == content
+        kept.run_when_quiet()
+        assert kept.packed() == contents
+        assert kept.here() == [f"2026-11-24/{UID}.zip"]
+        if not died:
+            assert len(steps.taken) > len(contents)
+            return
