@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from ingest import __version__, claim, dicom, files
+from ingest import __version__, claim, files, leases
 from ingest.claim import Claim
 from ingest.errors import Changed, Reason
 from ingest.ledger_file import digest
@@ -32,7 +32,7 @@ _SUFFIX_MAX = 16  # bytes
 
 def delete(claimed: Claim, warrant: Warrant, *, local: bool = False) -> None:
     """Delete the file. Raises `Changed` if it isn't what was proven or ruled on; then it stays."""
-    with dicom.kept_still(claimed.path, local=local):
+    with leases.kept_still(claimed.path, local=local):
         files.remove(claimed.path, warrant.snapshot, exact=local)
     claim.finish(claimed)
 
@@ -45,7 +45,7 @@ def archive(
     Raises `Changed` if it isn't what was proven or ruled on; then it stays.
     """
     folder = os.path.join(into, today.isoformat().encode())
-    with dicom.kept_still(claimed.path, local=local):
+    with leases.kept_still(claimed.path, local=local):
         return _move_to_free_name(
             claimed, place_in(folder, claimed.place), warrant.snapshot, exact=local
         )
@@ -63,7 +63,7 @@ def keep(
     day = header.study_date.replace(".", "")
     dated = f"{day[:4]}-{day[4:6]}-{day[6:]}" if day else UNDATED
     place = os.path.join(dated, header.study_uid, header.sop_instance_uid + ".dcm")
-    with dicom.kept_still(claimed.path, local=local):
+    with leases.kept_still(claimed.path, local=local):
         target = place_in(into, place.encode())
         return _move_to_free_name(claimed, target, ruling.snapshot, exact=local)
 
@@ -118,7 +118,7 @@ def quarantine(
 
     Raises `Changed` if it isn't the version that was refused; then it stays.
     """
-    with dicom.kept_still(claimed.path, local=local):
+    with leases.kept_still(claimed.path, local=local):
         return _move_to_free_name(claimed, place_in(into, claimed.place), expected, why)
 
 

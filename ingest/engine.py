@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import assert_never
 
-from ingest import claim, dicom, dispose, files, log, policy
+from ingest import claim, dispose, files, leases, log, policy
 from ingest.breaker import Breaker
 from ingest.claim import Claim
 from ingest.context import Context, Ended, Inbox, Rulebook, words
@@ -184,7 +184,7 @@ class Engine:
     def _check_whole(self, inbox: Inbox, path: bytes, job: Job) -> None:
         """It waited for its turn: an object cut by its next version would be imported as it is."""
         files.check_identity(path, job.snapshot)
-        if dicom.has_writer(path, local=inbox.is_local):
+        if leases.has_writer(path, local=inbox.is_local):
             raise Changed("somebody has it open for writing")
 
     def _judge(

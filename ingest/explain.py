@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pydicom.uid import UID
 
-from ingest import dicom, rules
+from ingest import dicom, leases, rules
 from ingest.context import Inbox, Rulebook
 from ingest.errors import FileProblem, Reason
 from ingest.model import Decision, Header, Ignore, Import, Keep, Reject
@@ -53,7 +53,7 @@ class Explainer:
             return self._refused(path, inbox, closed)
         try:
             look = dicom.look(path, self._keywords)
-            has_writer = dicom.has_writer(path, local=inbox.is_local if inbox else True)
+            has_writer = leases.has_writer(path, local=inbox.is_local if inbox else True)
         except FileProblem as problem:
             return self._refused(path, inbox, problem)
         except OSError as error:

@@ -6,7 +6,7 @@ import os
 import stat
 from typing import assert_never
 
-from ingest import claim, dicom, files, log, routing
+from ingest import claim, dicom, files, leases, log, routing
 from ingest.context import Context, Inbox, words
 from ingest.errors import HINDRANCES, FileProblem, LedgerError, Reason
 from ingest.ledger import Overtaken
@@ -98,7 +98,7 @@ class Intake:
             )
         try:
             look = dicom.look(path, self._context.keywords)
-            has_writer = dicom.has_writer(path, local=inbox.is_local)
+            has_writer = leases.has_writer(path, local=inbox.is_local)
         except FileProblem as problem:
             self._unreadable(inbox, job, problem)
         else:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ingest import dicom, rules
+from ingest import dicom, leases, rules
 from ingest.model import Import
 from ingest.settle import Patience, Settled, settle
 from tests import objects
@@ -32,7 +32,7 @@ def memory() -> dict[str, int]:
 def looked_at(path: str) -> dict[str, Any]:
     """All that becomes of a file before it is claimed."""
     found = dicom.look(path)
-    has_writer = dicom.has_writer(path, local=True)
+    has_writer = leases.has_writer(path, local=True)
 
     def settled(after_s: float) -> Settled:
         return settle(

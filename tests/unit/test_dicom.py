@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ingest import dicom_walk
-from ingest.dicom import Look, has_writer, look, open_regular
+from ingest.dicom import Look, look, open_regular
 from ingest.errors import FileProblem, Reason
+from ingest.leases import has_writer
 from ingest.model import Header, Snapshot
 from tests import mutations, strict
 
