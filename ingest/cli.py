@@ -17,6 +17,7 @@ from ingest.commands import (
     classify,
     conquest,
     demo,
+    doctor,
     failures,
     history,
     run,
@@ -250,6 +251,21 @@ def _history(
 def _conquest(file: Path | None, *, plain: bool) -> int:
     """Print the dicom.ini lines for the configured folders."""
     return conquest.conquest(_settings(file), plain=plain)
+
+
+@_command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option(
+    "--dicom-ini",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Conquest's dicom.ini: check its import converters, too.",
+)
+def _doctor(file: Path | None, *, dicom_ini: Path | None, as_json: bool) -> int:
+    """Check everything that a working set-up needs, each with its remedy; touches nothing."""
+    _quieter()
+    given = file or click.get_current_context().obj
+    return doctor.doctor(given, dicom_ini=dicom_ini, as_json=as_json)
 
 
 @_command("demo")

@@ -120,8 +120,15 @@ def trouble_with(path: Path, error: sqlite3.Error) -> LedgerError:
 class LedgerFile:
     """The file, opened. Thread-safe."""
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, read_only: bool = False, leave_no_trace: bool = False
+    ) -> None:
         """Open the ledger at ``path``, making or upgrading it unless ``read_only``.
+
+        Args:
+            path: the file.
+            read_only: for those who only ask. SQLite leaves its -wal and -shm files beside it.
+            leave_no_trace: it doesn't. Only for a look at a ledger that nobody writes to.
 
         Raises:
             LedgerError: it can't be opened, is damaged, or is from a newer version.
@@ -132,7 +139,7 @@ class LedgerFile:
         _check_place(path, read_only=read_only)
         try:
             with contextlib.nullcontext() if read_only else _one_at_a_time(path.parent):
-                self._connection = _connect(path, read_only=read_only)
+                self._connection = _connect(path, read_only=read_only, at_rest=leave_no_trace)
                 try:
                     self._check_version()
                     if not read_only:
@@ -265,8 +272,11 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+def _connect(path: Path, *, read_only: bool, at_rest: bool) -> sqlite3.Connection:
     mode = "ro" if read_only else "rwc"
+    # What is in a write-ahead log would not be seen as immutable: somebody writes, or did.
+    if at_rest and not os.path.lexists(f"{path}-wal"):
+        mode += "&immutable=1"
     return sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,

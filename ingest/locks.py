@@ -91,10 +91,10 @@ def _named(name: bytes, folder: bytes) -> socket.socket:
     return holder
 
 
-def is_running(state_dir: Path) -> bool:
-    """Does a service work with this state folder now?"""
+def is_running(state_dir: Path, name: str = RUN) -> bool:
+    """Does a service (or whoever takes the lock of this name) work with this state folder now?"""
     try:
-        with (state_dir / f"{RUN}.lock").open() as lock:
+        with (state_dir / f"{name}.lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

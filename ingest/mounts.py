@@ -18,13 +18,19 @@ def is_network(path: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
 
     FUSE counts as network: what happens at its other side is not seen here.
     """
+    kind = kind_of(path, mounts)
+    return kind in _NETWORK or kind.startswith("fuse")
+
+
+def kind_of(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
+    """The kind of the file system that a folder (a real path) lies on, as the kernel calls it."""
     best, kind = "", ""
     text = str(path)
     for point, name in _mounts(mounts):
         inside = text == point or text.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
             best, kind = point, name
-    return kind in _NETWORK or kind.startswith("fuse")
+    return kind
 
 
 def is_mounted(folder: bytes, mounts: Path = Path("/proc/self/mounts")) -> bool:

@@ -60,6 +60,50 @@ class Greeted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnFolder:
+    """A folder that OpenREM itself writes to."""
+
+    name: str  # of its setting
+    path: str
+    exists: bool
+    writable: bool  # by the user that we run as
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redis:
+    """Where OpenREM looks for Redis."""
+
+    place: str
+    trouble: str  # the type of the exception; empty if it answers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """Answer to ``doctor``."""
+
+    id: int
+    ok: Literal[True]
+    openrem: str
+    python: str
+    django: str
+    vendor: str
+    database: str
+    folders: tuple[OwnFolder, ...]
+    redis: Redis
+    server: str = ""  # this and the following: of PostgreSQL only
+    read_only: bool = False
+    durable: bool = True  # does it survive a power cut?
+    clock_ahead_s: float = 0.0
+    lacking: tuple[str, ...] = ()  # tables and columns that OpenREM's code has
+    closed: tuple[str, ...] = ()  # tables that its user may not read and write
+    patient_id_settings: int = 1  # this and the following: where all tables are there
+    duplicate_scanners: int = 0
+    delete_settings: int = 1
+    deletes: tuple[str, ...] = ()  # what is switched on of them
+    skin_maps: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
     """Answer to ``import`` and ``prove``."""
 
@@ -72,11 +116,12 @@ class Held:
     warnings: tuple[str, ...] = ()
 
 
-Answer = TypeVar("Answer", Ready, Greeted, Held)
+Answer = TypeVar("Answer", Ready, Greeted, Examined, Held)
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {
     Ready: TypeAdapter(Ready | NotOk),
     Greeted: TypeAdapter(Greeted | NotOk),
+    Examined: TypeAdapter(Examined | NotOk),
     Held: TypeAdapter(Held | NotOk),
 }
 

@@ -12,7 +12,16 @@ from typing import Any, Protocol
 from ingest.errors import Kind, OpenRemUnreachable, Reason
 from ingest.model import Done, Facts, Failed, Importer, Outcome, Vanished
 from ingest.openrem import answers
-from ingest.openrem.answers import Answer, Failure, Greeted, Held, NoAnswer, NotOk, Ready
+from ingest.openrem.answers import (
+    Answer,
+    Examined,
+    Failure,
+    Greeted,
+    Held,
+    NoAnswer,
+    NotOk,
+    Ready,
+)
 from ingest.openrem.child import Child, Lost
 from ingest.openrem.failures import reason_of, words_of
 
@@ -94,12 +103,7 @@ class Worker:
 
     def hello(self) -> Hello:
         """See `OpenRem`."""
-        try:
-            answer = self._ask({"op": "hello"}, Greeted, ASK_S)
-        except Lost as lost:
-            raise OpenRemUnreachable(Reason.WORKER_WONT_START, str(lost)) from lost
-        if isinstance(answer, NotOk):
-            raise OpenRemUnreachable(*_as_outage(answer.failure))
+        answer = self._ask_after_health({"op": "hello"}, Greeted)
         if answer.vendor != "postgresql":
             raise OpenRemUnreachable(Reason.DATABASE_UNSUPPORTED, answer.vendor)
         if answer.read_only:
@@ -112,6 +116,10 @@ class Worker:
             server=answer.server,
             duplicate_scanners=answer.duplicate_scanners,
         )
+
+    def examine(self) -> Examined:
+        """What `doctor` judges. Raises `OpenRemUnreachable` if OpenREM or its database is away."""
+        return self._ask_after_health({"op": "doctor"}, Examined)
 
     def import_object(self, path: bytes, importer: Importer) -> Outcome:
         """See `OpenRem`."""
@@ -136,6 +144,15 @@ class Worker:
             child.kill()
         with self._asking:
             self._end()
+
+    def _ask_after_health(self, request: dict[str, Any], kind: type[Answer]) -> Answer:
+        try:
+            answer = self._ask(request, kind, ASK_S)
+        except Lost as lost:
+            raise OpenRemUnreachable(Reason.WORKER_WONT_START, str(lost)) from lost
+        if isinstance(answer, NotOk):
+            raise OpenRemUnreachable(*_as_outage(answer.failure))
+        return answer
 
     def _outcome(self, request: dict[str, Any], timeout_s: float) -> Outcome:
         try:

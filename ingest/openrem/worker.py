@@ -16,6 +16,7 @@ Requests, one JSON object a line on stdin; one JSON object a line comes back on 
     {"id": 2, "op": "import", "importer": "rdsr", "path": "...", "lock_wait_s": 300}
     {"id": 3, "op": "prove",  "importer": "rdsr", "path": "..."}
     {"id": 4, "op": "ping"}
+    {"id": 5, "op": "doctor"}
 
 Its one argument is the memory (MiB) that this process may take, 0 for no limit.
 
@@ -61,6 +62,8 @@ SAME_SHARE = 0.02  # of a value; twins may be rounded differently
 SAME_ACTIVITY = 0.1
 SAME_START_S = 3600.0
 DAY_S = 86400.0
+
+REDIS_S = 3.0  # for Redis to answer, which is on the same machine as a rule
 
 NM_IMAGE = "1.2.840.10008.5.1.4.1.1.20"
 PHILIPS_DLP = 0x00E11021
@@ -239,8 +242,6 @@ class OpenREM:
 
     def hello(self, _request: Answer) -> Answer:
         """What is here: versions, the database, and what is missing for imports to work."""
-        from django.db.models import Count
-
         settings = self.connection.settings_dict
         self.fresh_connection()
         answer: Answer = {
@@ -259,21 +260,140 @@ class OpenREM:
             answer["server"], answer["read_only"] = cursor.fetchone()
         answer["patient_id_settings"] = self.models.PatientIDSettings.objects.count()
         self.models.GeneralStudyModuleAttr.objects.exists()  # raises where it isn't migrated
+        answer["duplicate_scanners"] = self._duplicate_scanners()
+        return answer
+
+    def _duplicate_scanners(self) -> int:
+        """How many scanners have two rows: every import from them fails."""
+        from django.db.models import Count
+
         fields = [
             field.name
             for field in self.models.UniqueEquipmentNames._meta.get_fields()
             if field.name.endswith("_hash")
         ]
-        answer["duplicate_scanners"] = (
+        return int(
             self.models.UniqueEquipmentNames.objects.values(*fields)
             .annotate(rows=Count("id"))
             .filter(rows__gt=1)
             .count()
         )
-        return answer
 
     def _version(self) -> str:
         return str(importlib.import_module("openrem.remapp.version").__version__)
+
+    def doctor(self, _request: Answer) -> Answer:
+        """What a working set-up needs to know of OpenREM. Nothing is written."""
+        import django
+        from django.conf import settings
+
+        self.fresh_connection()
+        answer: Answer = {
+            "openrem": self._version(),
+            "python": "%d.%d.%d" % sys.version_info[:3],
+            "django": str(django.get_version()),
+            "vendor": self.connection.vendor,
+            "database": str(self.connection.settings_dict.get("NAME")),
+            "folders": [
+                _folder(name, str(getattr(settings, name, "")))
+                for name in ("LOG_ROOT", "MEDIA_ROOT")
+            ],
+            "redis": self._redis(getattr(settings, "HUEY", {})),
+        }
+        if self.connection.vendor != "postgresql":
+            return answer
+        answer.update(self._server())
+        tables = self._tables()
+        answer["lacking"] = lacking = self._lacking(tables)
+        answer["closed"] = self._closed(sorted(tables))
+        if not lacking and not answer["closed"]:
+            answer.update(self._rows())
+        return answer
+
+    def _server(self) -> Answer:
+        """PostgreSQL itself, and its clock against ours."""
+        before = time.time()
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT extract(epoch FROM clock_timestamp())::float8, "
+                "current_setting('server_version'), "
+                "current_setting('transaction_read_only') = 'on', "
+                "current_setting('fsync') = 'on' AND current_setting('full_page_writes') = 'on'"
+            )
+            its, server, read_only, durable = cursor.fetchone()
+        after = time.time()
+        # Only what can't come from the time that the question took.
+        ahead_s = its - after if its > after else its - before if its < before else 0.0
+        return {
+            "server": server,
+            "read_only": read_only,
+            "durable": durable,
+            "clock_ahead_s": ahead_s,
+        }
+
+    def _tables(self) -> dict[str, set[str]]:
+        """The tables of OpenREM's own models, with their columns, as its code has them."""
+        from django.apps import apps
+
+        return {
+            model._meta.db_table: {field.column for field in model._meta.local_concrete_fields}
+            for model in apps.get_app_config("remapp").get_models()
+            if model._meta.managed and not model._meta.proxy
+        }
+
+    def _lacking(self, tables: dict[str, set[str]]) -> list[str]:
+        """Tables and columns that OpenREM's code has and its database has not."""
+        found: dict[str, set[str]] = {}
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT attrelid::regclass::text, attname FROM pg_attribute "
+                "WHERE attnum > 0 AND NOT attisdropped AND pg_table_is_visible(attrelid)"
+            )
+            for table, column in cursor.fetchall():
+                found.setdefault(table.strip('"'), set()).add(column)
+        lacking = [table for table in tables if table not in found]
+        for table in tables.keys() & found.keys():
+            lacking += ["%s.%s" % (table, column) for column in tables[table] - found[table]]
+        return sorted(lacking)
+
+    def _closed(self, tables: list[str]) -> list[str]:
+        """Tables that the database's user may not read and write."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT relname FROM pg_class WHERE relkind = 'r' AND pg_table_is_visible(oid) "
+                "AND relname = ANY(%s) AND NOT (has_table_privilege(oid, 'SELECT') "
+                "AND has_table_privilege(oid, 'INSERT') AND has_table_privilege(oid, 'UPDATE') "
+                "AND has_table_privilege(oid, 'DELETE')) ORDER BY relname",
+                [tables],
+            )
+            return [name for (name,) in cursor.fetchall()]
+
+    def _rows(self) -> Answer:
+        """OpenREM's settings, and what can be wrong with its content."""
+        models = self.models
+        deletions = list(models.DicomDeleteSettings.objects.order_by("pk").values())
+        maps = models.SkinDoseMapCalcSettings.objects.order_by("pk").first()
+        return {
+            "patient_id_settings": models.PatientIDSettings.objects.count(),
+            "duplicate_scanners": self._duplicate_scanners(),
+            "delete_settings": len(deletions),
+            "deletes": [key for key, value in (deletions or [{}])[0].items() if value is True],
+            "skin_maps": bool(maps and maps.enable_skin_dose_maps and maps.calc_on_import),
+        }
+
+    def _redis(self, huey: Any) -> Answer:
+        """Where Redis should be, and whether it answers."""
+        told = huey.get("connection", {}) if isinstance(huey, dict) else {}
+        host, port = str(told.get("host", "localhost")), int(told.get("port", 6379))
+        answer: Answer = {"place": "%s:%d" % (host, port), "trouble": ""}
+        try:
+            redis: Any = importlib.import_module("redis")
+            redis.Redis(
+                host=host, port=port, socket_timeout=REDIS_S, socket_connect_timeout=REDIS_S
+            ).ping()
+        except Exception as error:
+            answer["trouble"] = type(error).__name__
+        return answer
 
     def ping(self, _request: Answer) -> Answer:
         """Is the database there?"""
@@ -753,6 +873,16 @@ OUT_OF_MEMORY: Answer = {
 }
 
 
+def _folder(name: str, path: str) -> Answer:
+    """A folder that OpenREM writes to, as this process may use it."""
+    return {
+        "name": name,
+        "path": ascii_of(path),
+        "exists": os.path.isdir(path),
+        "writable": os.access(path, os.W_OK | os.X_OK),
+    }
+
+
 def ascii_of(words: str) -> str:
     """The same in characters that every reader of JSON takes."""
     return words.encode("ascii", "backslashreplace").decode("ascii")
@@ -790,6 +920,7 @@ def answer_to(request: Answer, openrem: OpenREM) -> Answer:
     handlers = {
         "hello": openrem.hello,
         "ping": openrem.ping,
+        "doctor": openrem.doctor,
         "prove": openrem.prove,
         "import": openrem.import_,
     }

@@ -1,0 +1,1 @@
+"""Checks everything that a working set-up needs: `look` collects facts, the others judge them."""
