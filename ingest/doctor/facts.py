@@ -11,7 +11,7 @@ class User:
     """Who asks, and so who was tried."""
 
     name: str
-    is_root: bool
+    may_do_everything: bool  # as root: nothing that is tried tells of the service's user
     owner: str = ""  # of the state folder, or else of the first drop folder; empty if unknown
 
 

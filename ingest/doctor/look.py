@@ -26,6 +26,7 @@ from ingest.presence import Presence
 
 FOLDERS_MAX = 10_000  # of a drop folder's sub-folders that are looked at
 ENTRIES_MAX = 500_000  # and of what is in them
+_CAP_DAC_OVERRIDE, _CAP_FOWNER = 1, 3  # to pass over rights, and over owners; capability(7)
 _INOTIFY = "/proc/sys/fs/inotify"
 
 
@@ -36,8 +37,7 @@ def user(settings: Settings | None) -> User:
         places = [settings.state_dir, *(drop.path for drop in settings.drop)]
         owners = [name for place in places if (name := _owner(os.fsencode(place)))]
         owner = owners[0] if owners else ""
-    uid = os.geteuid()
-    return User(name=_name_of(uid), is_root=uid == 0, owner=owner)
+    return User(name=_name_of(os.geteuid()), may_do_everything=_may(_CAP_DAC_OVERRIDE), owner=owner)
 
 
 def is_in_use(settings: Settings) -> bool:
@@ -178,15 +178,13 @@ def program(settings: Settings) -> ProgramFacts:
     return ProgramFacts(
         python=str(python),
         exists=os.path.exists(python),
-        may_run=os.path.isfile(python) and os.access(python, os.X_OK, effective_ids=_EFFECTIVE),
+        may_run=os.path.isfile(python) and os.access(python, os.X_OK),
         log_root=root,
         log_root_access=access(os.fsencode(root)) if root else Access(),
     )
 
 
 # -- about one folder ------------------------------------------------------------------------------
-
-_EFFECTIVE = os.access in os.supports_effective_ids
 
 
 def access(folder: bytes) -> Access:
@@ -196,10 +194,10 @@ def access(folder: bytes) -> Access:
     except OSError:
         return Access(exists=False, is_folder=False, may_read=False, may_write=False)
     is_folder = stat.S_ISDIR(status.st_mode)
-    is_ours = os.geteuid() in {0, status.st_uid}
+    is_ours = os.geteuid() == status.st_uid or _may(_CAP_FOWNER)
 
     def may(what: int) -> bool:
-        return os.access(folder, what, effective_ids=_EFFECTIVE)
+        return os.access(folder, what)
 
     return Access(
         is_folder=is_folder,
@@ -210,6 +208,15 @@ def access(folder: bytes) -> Access:
         is_sticky=bool(status.st_mode & stat.S_ISVTX) and not is_ours,
         owner=_name_of(status.st_uid),
     )
+
+
+def _may(capability: int) -> bool:
+    """Do we have this right of root's? In a container even root may not."""
+    try:
+        words = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").split()
+        return bool(int(words[words.index("CapEff:") + 1], 16) >> capability & 1)
+    except (OSError, ValueError):
+        return os.geteuid() == 0
 
 
 def _is_read_only(folder: bytes) -> bool:
@@ -240,9 +247,7 @@ def _closed_below(root: bytes, excluded: frozenset[bytes]) -> int:
     while to_visit and folders < FOLDERS_MAX and entries < ENTRIES_MAX:
         folder = to_visit.pop()
         folders += 1
-        if folder != root and not os.access(
-            folder, os.R_OK | os.W_OK | os.X_OK, effective_ids=_EFFECTIVE
-        ):
+        if folder != root and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
             closed += 1
         with contextlib.suppress(OSError), os.scandir(folder) as found:
             for entry in found:

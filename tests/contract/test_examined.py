@@ -15,7 +15,7 @@ from ingest.openrem.importers import Worker
 from ingest.openrem.site import Site, query
 from tests.contract import real
 
-USER = User(name="dose", is_root=False)
+USER = User(name="dose", may_do_everything=False)
 STUDIES = "remapp_generalstudymoduleattr"
 SETTINGS = "remapp_patientidsettings"
 DELETIONS = "remapp_dicomdeletesettings"
