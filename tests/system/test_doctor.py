@@ -1,5 +1,6 @@
 """`doctor` on real folders, disks, ledgers and a real OpenREM: each fault planted is found."""
 
+import ctypes
 import hashlib
 import json
 import os
@@ -13,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from ingest import ledger_file
+from ingest import commands, config, ledger_file, mounts
 from ingest.commands.doctor import doctor
+from ingest.doctor import look
 from ingest.ledger import Ledger
 from ingest.openrem.site import Site, start_server, stop_server
 from tests.mounting import mounted, remount
@@ -273,6 +275,70 @@ def test_a_calm_set_up_has_no_fault(bare: Ground, examine: Examine) -> None:
     assert not bare.state.exists()
 
 
+def test_what_network_file_systems_must_not_be_used_for_is_found(
+    bare: Ground, examine: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here those in memory count as such; their clock is an hour ahead of ours."""
+    monkeypatch.setattr(mounts, "_NETWORK", frozenset({"tmpfs"}))
+    monkeypatch.setattr(commands.doctor, "now", lambda: time.time() - 3600)
+    place = bare.drop("dx")
+    _reconfigure(bare, f'path = "{place}"', f'path = "{place}"\nwatch = "native"')
+    _reconfigure(bare, "[sweep]", "[disk]\nlow = 0\nlow_files = 0\n[sweep]")
+    bare.state.mkdir()
+    with mounted(place), mounted(bare.drop("sr")), mounted(bare.state):
+        _, found = examine()
+    told = troubles(found)
+    for one, level, what in zip(
+        told,
+        ("error", "warning", "warning", "warning"),
+        (
+            f"state folder ({bare.state}) lies on a network file system (tmpfs)",
+            f'dx ({place}): watch = "native", but it lies on a network file system (tmpfs)',
+            f"dx ({place}): the file server's clock is ahead of ours by 36",
+            f"sr ({bare.drop('sr')}): the file server's clock is ahead of ours by 36",
+        ),
+        strict=True,
+    ):
+        assert one["level"] == level
+        assert what in one["what"]
+
+
+def test_inotify_instances_in_use_are_counted(bare: Ground) -> None:
+    """Those of this user's processes, of which this test is one."""
+    assert bare.config.exists()
+    settings = config.load(bare.config)
+    before = look.events(settings)
+    assert before is not None
+    assert before.needed == 3
+    instances = [ctypes.CDLL(None).inotify_init() for _ in range(5)]
+    try:
+        after = look.events(settings)
+        assert after is not None
+        # Others of this user come and go meanwhile.
+        assert (
+            sum(os.readlink(f"/proc/self/fd/{one}").endswith("inotify") for one in instances) == 5
+        )
+        assert after.taken >= 5
+        assert after.instances > 5
+    finally:
+        for one in instances:
+            os.close(one)
+
+
+def test_a_check_that_fails_itself_stops_no_other(
+    examine: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object) -> None:
+        raise RuntimeError(PATIENT)
+
+    monkeypatch.setattr(look, "volumes", breaks)
+    _, found = examine()
+    (told,) = troubles(found)
+    assert (told["group"], told["level"]) == ("Disks", "error")
+    assert told["what"] == "this could not be checked (RuntimeError)"
+    assert "OpenREM" in {one["group"] for one in found}
+
+
 # -- rights ----------------------------------------------------------------------------------------
 
 
@@ -354,7 +420,7 @@ def test_drop_folders_that_are_one_are_a_mistake_of_the_configuration(
 
 
 def test_conquests_converters_are_held_against_the_drop_folders(
-    bare: Ground, examine: Examine
+    bare: Ground, examine: Examine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By whatever path it knows them; awkward bytes in the file do no harm."""
     (bare.root / "by a link").symlink_to(bare.drop("mammo"))
@@ -374,6 +440,9 @@ def test_conquests_converters_are_held_against_the_drop_folders(
     assert "all DX objects are lost" in lost["why"]
     notes = [one["what"] for one in found if one["group"] == "Conquest" and one["level"] == "note"]
     assert [what.rpartition("/")[2] for what in notes] == ["dx", "sr"]
+    ini.write_bytes(b"[sscscp]\nImportConverter1 = save to /\xff\x1b[31m/%o.dcm; destroy\n")
+    assert doctor(bare.config, dicom_ini=ini, as_json=False) == 3
+    assert "\\udcff\\x1b[31m, which does not exist" in capsys.readouterr().out
     _, found = examine(bare.root / "no.ini")
     assert "can't be read (No such file" in troubles(found)[0]["what"]
 
@@ -424,6 +493,10 @@ def test_a_set_up_that_works_is_said_to_work_and_nothing_is_touched(
     assert words.out.splitlines()[-1].endswith(" 0 errors.")
     assert PATIENT not in words.out
     service.stop()
+    ground.drop("mammo").rmdir()
+    said = ground.says("doctor", "--json")
+    assert said.code == 1, said
+    assert "mammo" in troubles(said.lines)[0]["what"]
 
 
 def test_openrem_that_is_away_is_said_and_why(ground: Ground) -> None:
