@@ -230,6 +230,7 @@ def lint(ini: DicomIni, around: Surroundings | None) -> tuple[Finding, ...]:
         findings += _commands(converter)
         if around is not None:
             findings += _places(converter, around)
+    findings += _alone(ini)
     if around is not None:
         findings += _unfilled(ini, around)
     if not any(finding.level in {Level.WARNING, Level.ERROR} for finding in findings):
@@ -492,6 +493,16 @@ def _names(converter: Converter, around: Surroundings) -> Iterator[Finding]:
             "openrem-ingest takes such files for transfers in progress, and never imports them",
             f"give them their final name: {_right(converter)}",
         )
+
+
+def _alone(ini: DicomIni) -> Iterator[Finding]:
+    numbers = {str(converter.number) for converter in ini.converters}
+    for line in ini.modalities:
+        if line.number not in numbers:
+            yield note(
+                f"dicom.ini line {line.line}: {line.key} has no ImportConverter{line.number}",
+                "it does nothing",
+            )
 
 
 def _unfilled(ini: DicomIni, around: Surroundings) -> Iterator[Finding]:

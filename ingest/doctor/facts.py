@@ -41,7 +41,8 @@ class DropFacts:
     watch: str = "auto"  # as configured
     kind: str = ""  # of its file system
     is_network: bool = False
-    closed_below: int = 0  # sub-folders that the user may not go through, or not move files out of
+    closed_folders: int = 0  # below it: those that the user may not read and write
+    closed_files: int = 0  # those that the user may not read, as far as was looked
     claims: int = 0  # files that are set aside
     clock_ahead_s: float = 0.0  # of the folder's own time against ours
 
@@ -77,7 +78,8 @@ class StateFacts:
     ledger: str = ""  # its path
     has_ledger: bool = False
     trouble: str = ""  # with the ledger, with its remedy
-    is_in_use: bool = False  # a service, or a manual import, works with it now
+    is_running: bool = False  # does the service work with it now?
+    is_in_use: bool = False  # it, or a manual import
     aliases: int = 0  # names that OpenREM was given, and that nobody took away
     ledger_ahead_s: float = 0.0  # of its last entry against our clock
 

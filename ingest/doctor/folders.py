@@ -15,6 +15,7 @@ from ingest.doctor.facts import (
 from ingest.findings import Finding, Level, error, note, ok, warning
 
 SKEW_S = 5.0  # what two clocks may differ by without notice
+SILENT_S = 60.0  # the service writes to its ledger every ten seconds
 QUEUE_MIN = 4096  # events; the kernel's usual is 16384
 _SUDO = "sudo -u {} openrem-ingest doctor"
 
@@ -80,8 +81,15 @@ def _whether_usable(label: str, drop: DropFacts, user: User) -> Iterator[Finding
         )
     else:
         yield from _rights(label, drop.path, access, user, "take files out of it")
-        if drop.closed_below:
-            count = _count(drop.closed_below, "sub-folder")
+        if drop.closed_files:
+            yield warning(
+                f"{label}: {user.name} may not read {_count(drop.closed_files, 'file')} in it",
+                "what may not be read goes to quarantine",
+                "have the sender write files that this user may read (Conquest: a umask of 022 "
+                f"where it is started), then: sudo setfacl -R -m u:{user.name}:rwX {drop.path}",
+            )
+        if drop.closed_folders:
+            count = _count(drop.closed_folders, "sub-folder")
             yield error(
                 f"{label}: {user.name} may not read and write {count} in it",
                 "what lies there can't be imported",
@@ -207,21 +215,11 @@ def judge_state(state: StateFacts, user: User) -> Iterator[Finding]:
                 "name a folder on a local disk as state_dir",
             )
         )
-    if state.trouble:
-        what, _, next_step = state.trouble.partition(" Next: ")
-        found.append(error(what, "the service can't work with it; no file is lost", next_step))
-    elif state.ledger_ahead_s > SKEW_S:
-        found.append(
-            warning(
-                f"the ledger's last entry is {state.ledger_ahead_s:.0f} s in the future",
-                "the machine's clock was ahead, or is behind now",
-                "set the machine's clock by a time server (NTP)",
-            )
-        )
+    found += _about_the_ledger(state)
     if not any(one.level in {Level.ERROR, Level.WARNING} for one in found):
         ledger = "the ledger is sound" if state.has_ledger else "the ledger is made at the start"
         found.append(ok(f"{label} may be written, and {ledger}"))
-    if state.is_in_use:
+    if state.is_running:
         found.append(ok("the service runs"))
     else:
         found.append(note("the service does not run", "", "start it: openrem-ingest run"))
@@ -234,6 +232,30 @@ def judge_state(state: StateFacts, user: User) -> Iterator[Finding]:
             )
         )
     yield from found
+
+
+def _about_the_ledger(state: StateFacts) -> Iterator[Finding]:
+    if state.trouble:
+        what, _, next_step = state.trouble.partition(" Next: ")
+        yield error(what, "the service can't work with it; no file is lost", next_step)
+    elif state.is_running and not state.has_ledger:
+        yield error(
+            f"the ledger {state.ledger} was moved away while the service uses it",
+            "what is written of history meanwhile is lost; no file is lost",
+            "start the service again",
+        )
+    elif state.is_running and state.ledger_ahead_s < -SILENT_S:
+        yield warning(
+            f"the running service has not written to its ledger for {-state.ledger_ahead_s:.0f} s",
+            "it does so every ten seconds: it hangs, or can't write",
+            "see its log, and check the owner and the free space of the state folder",
+        )
+    elif state.ledger_ahead_s > SKEW_S:
+        yield warning(
+            f"the ledger's last entry is {state.ledger_ahead_s:.0f} s in the future",
+            "the machine's clock was ahead, or is behind now",
+            "set the machine's clock by a time server (NTP)",
+        )
 
 
 def judge_disks(facts: DiskFacts) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ from ingest.presence import Presence
 
 FOLDERS_MAX = 10_000  # of a drop folder's sub-folders that are looked at
 ENTRIES_MAX = 500_000  # and of what is in them
+FILES_MAX = 1_000  # whose rights are looked at
 _CAP_DAC_OVERRIDE, _CAP_FOWNER = 1, 3  # to pass over rights, and over owners; capability(7)
 _INOTIFY = "/proc/sys/fs/inotify"
 
@@ -92,6 +93,7 @@ def state(settings: Settings, opened: Ledger | None, trouble: str, now: float) -
         ledger=str(settings.ledger_path),
         has_ledger=os.path.lexists(settings.ledger_path),
         trouble=trouble,
+        is_running=locks.is_running(settings.state_dir),
         is_in_use=is_in_use(settings),
         aliases=sum(
             _files_in(os.path.join(folder, b"work", os.fsencode(work)))
@@ -112,6 +114,7 @@ def drop(settings: Settings, one: Drop, presence: Presence, now: float) -> DropF
     if not is_there and not presence.knows(root):
         absence = presence.unmounted(inbox.place)  # it never was there: a mistake, not a share
     is_network = mounts.is_network(where)
+    folders, files = _closed_below(root, parts.excluded_from(settings)) if is_there else (0, 0)
     return DropFacts(
         name=one.name,
         path=shown(root),
@@ -121,7 +124,8 @@ def drop(settings: Settings, one: Drop, presence: Presence, now: float) -> DropF
         watch=one.watch,
         kind=mounts.kind_of(where) or "an unknown file system",
         is_network=is_network,
-        closed_below=_closed_below(root, parts.excluded_from(settings)) if is_there else 0,
+        closed_folders=folders,
+        closed_files=files,
         claims=_claims(root),
         clock_ahead_s=_changed_at(root) - now if is_network and is_there else 0.0,
     )
@@ -240,23 +244,31 @@ def _is_apart(folder: bytes, other: bytes) -> bool:
         return False
 
 
-def _closed_below(root: bytes, excluded: frozenset[bytes]) -> int:
-    """How many sub-folders we may not go through, or not move files out of."""
-    closed = folders = entries = 0
-    to_visit = [root]
+def _closed_below(root: bytes, excluded: frozenset[bytes]) -> tuple[int, int]:
+    """How many sub-folders we may not read and write, and how many files we may not read."""
+    folders = files = looked_at = 0
+    for entry in _below(root, excluded):
+        if entry.is_dir(follow_symlinks=False):
+            folders += not os.access(entry.path, os.R_OK | os.W_OK | os.X_OK)
+        elif looked_at < FILES_MAX and entry.is_file(follow_symlinks=False):
+            looked_at += 1
+            files += not os.access(entry.path, os.R_OK)
+    return folders, files
+
+
+def _below(root: bytes, excluded: frozenset[bytes]) -> Iterator[os.DirEntry[bytes]]:
+    """What lies below a drop folder, less our own; no more than can be looked at in a moment."""
+    to_visit, folders, entries = [root], 0, 0
     while to_visit and folders < FOLDERS_MAX and entries < ENTRIES_MAX:
-        folder = to_visit.pop()
         folders += 1
-        if folder != root and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-            closed += 1
-        with contextlib.suppress(OSError), os.scandir(folder) as found:
+        with contextlib.suppress(OSError), os.scandir(to_visit.pop()) as found:
             for entry in found:
                 entries += 1
                 if entry.name == claim.FOLDER or entry.path in excluded:
                     continue
+                yield entry
                 if entry.is_dir(follow_symlinks=False):
                     to_visit.append(entry.path)
-    return closed
 
 
 def _claims(root: bytes) -> int:

@@ -384,8 +384,8 @@ class OpenREM:
     def _redis(self, huey: Any) -> Answer:
         """Where Redis should be, and whether it answers."""
         told = huey.get("connection", {}) if isinstance(huey, dict) else {}
-        host, port = str(told.get("host", "localhost")), int(told.get("port", 6379))
-        answer: Answer = {"place": "%s:%d" % (host, port), "trouble": ""}
+        host, port = told.get("host", "localhost"), told.get("port", 6379)
+        answer: Answer = {"place": "%s:%s" % (host, port), "trouble": ""}
         try:
             redis: Any = importlib.import_module("redis")
             redis.Redis(

@@ -367,6 +367,14 @@ def test_a_drop_folder_that_no_converter_fills_is_worth_a_note() -> None:
     ]
 
 
+def test_a_modality_without_a_converter_is_worth_a_note() -> None:
+    found = lint(ini(*MAMMO, "ImportModality7 = CT"), None)
+
+    assert [one.what for one in found if one.level is Level.NOTE] == [
+        "dicom.ini line 5: ImportModality7 has no ImportConverter7"
+    ]
+
+
 def test_a_single_command_needs_no_braces() -> None:
     assert troubles('ImportConverter3 = ifequal "%VModality","OT"; destroy') == []
 

@@ -28,7 +28,9 @@ AWAY = Absence(why="nothing is mounted at /mnt/share", next_step="mount it again
 
 DROP = DropFacts(name="sr", path="/dose/sr", access=Access(), kind="ext4")
 TARGET = TargetFacts(what="quarantine", path="/dose/failed", access=Access())
-STATE = StateFacts(path="/state", access=Access(), kind="ext4", has_ledger=True, is_in_use=True)
+STATE = StateFacts(
+    path="/state", access=Access(), kind="ext4", has_ledger=True, is_running=True, is_in_use=True
+)
 EVENTS = EventFacts(instances=128, taken=3, needed=3, queued=16384)
 PROGRAM = ProgramFacts(python="/openrem/bin/python")
 EXAMINED = Examined(
@@ -94,7 +96,6 @@ VOLUME = Volume(path="/dose", holds=("ledger",), device=1, free_mib=4000, free_f
         of_target(TARGET),
         of_target(replace(TARGET, access=MISSING, nearest="/dose")),
         of_state(STATE),
-        of_state(replace(STATE, access=MISSING, nearest="/var/lib", has_ledger=False)),
         of_events(EVENTS),
         of_disk(VOLUME),
         of_disk(replace(VOLUME, free_files=None)),
@@ -130,7 +131,7 @@ def test_what_is_right_is_said_to_be(found: list[Finding]) -> None:
             "chmod -t /dose/sr",
         ),
         (
-            of_drop(replace(DROP, closed_below=2)),
+            of_drop(replace(DROP, closed_folders=2)),
             "may not read and write 2 sub-folders",
             "setfacl -R",
         ),
@@ -163,6 +164,11 @@ def test_what_is_right_is_said_to_be(found: list[Finding]) -> None:
             of_state(replace(STATE, trouble="the ledger /x is damaged. Next: move it away")),
             "the ledger /x is damaged",
             "move it away",
+        ),
+        (
+            of_state(replace(STATE, ledger="/x", has_ledger=False)),
+            "the ledger /x was moved away while the service uses it",
+            "start the service again",
         ),
         (
             of_openrem(replace(EXAMINED, vendor="sqlite")),
@@ -243,6 +249,8 @@ def test_what_does_not_work_is_an_error(found: list[Finding], what: str, next_st
         (of_disk(replace(VOLUME, free_mib=100)), "has only 100 MiB", "free space"),
         (of_disk(replace(VOLUME, free_files=10)), "room for 10 more files", "free space"),
         (of_state(replace(STATE, ledger_ahead_s=3600)), "3600 s in the future", "NTP"),
+        (of_state(replace(STATE, ledger_ahead_s=-99)), "not written to its ledger for 99 s", "log"),
+        (of_drop(replace(DROP, closed_files=3)), "dose may not read 3 files", "umask of 022"),
         (
             of_events(replace(EVENTS, taken=127)),
             "max_user_instances is 128, of which this user has 127; 3 more",
@@ -284,8 +292,16 @@ def test_what_works_for_now_is_a_warning(found: list[Finding], what: str, next_s
         (of_drop(replace(DROP, claims=2)), "2 files set aside in its .ingest"),
         (of_drop(replace(DROP, after="keep", access=Access(may_write=False))), "may not write"),
         (of_target(replace(TARGET, apart_from=("sr",))), "another file system than sr"),
-        (of_state(replace(STATE, is_in_use=False)), "does not run"),
-        (of_state(replace(STATE, is_in_use=False, aliases=1)), "1 name in work"),
+        (of_state(replace(STATE, is_running=False, is_in_use=False)), "does not run"),
+        (of_state(replace(STATE, is_running=False)), "does not run"),  # but a manual import does
+        (
+            of_state(replace(STATE, is_running=False, is_in_use=False, aliases=1)),
+            "1 name in work",
+        ),
+        (
+            of_state(replace(STATE, access=MISSING, is_running=False, has_ledger=False)),
+            "does not run",
+        ),
         (of_openrem(EXAMINED), "Redis and OpenREM's Huey consumer are not needed"),
         (of_openrem(replace(EXAMINED, openrem="1.1.0")), "was tested with OpenREM 1.0.0b3"),
         (
