@@ -360,7 +360,7 @@ def _commands(converter: Converter) -> Iterator[Finding]:
             f"{_at(converter)} asks for no modality and no SOP class",
             "it takes every object that Conquest receives"
             + ("" if converter.folder else ", and destroys it"),
-            f"say which objects are meant: {_right(converter)}",
+            f"say which objects are meant, for example: ImportModality{converter.number} = MG",
         )
     elif converter.folder and not converter.destroys:
         yield note(
@@ -555,5 +555,8 @@ def _right(converter: Converter, *, number: int = 0) -> str:
             else f'"%V0008,0016","{converter.sop_class or "the SOP class UID"}"'
         )
         return f"ImportConverter{number} = ifequal {pair}; {{{action}}}"
-    modality = re.split(_BETWEEN_SEVERAL, converter.modality or "MG")[0] or "MG"
-    return f"ImportModality{number} = {modality} and ImportConverter{number} = {action}"
+    line = f"ImportConverter{number} = {action}"
+    if not converter.modality:
+        return line
+    modality = re.split(_BETWEEN_SEVERAL, converter.modality)[0]
+    return f"ImportModality{number} = {modality} and {line}"

@@ -116,7 +116,9 @@ def _rights(label: str, path: str, access: Access, user: User, to: str) -> Itera
     ]
     if missing:
         owner = access.owner
-        other = f"; or run it as its owner: {_SUDO.format(owner)}" if owner else ""
+        other = ""
+        if owner not in {"", "root", user.name}:
+            other = f"; or, if the service runs as {owner}, check as that: {_SUDO.format(owner)}"
         yield error(
             f"{label}: {user.name} may not {', '.join(missing)} it",
             f"openrem-ingest can't {to} as this user",

@@ -306,7 +306,7 @@ def test_what_is_said_to_be_right_is_right() -> None:
         f"ImportConverter4 = ifequal %V0008,0016,{DOSE_SR}; {SR_BLOCK}",
         SR.replace(SR_BLOCK, "{destroy; save to /dose/sr/%o.dcm}"),
         SR.replace(SR_BLOCK, "save to /dose/sr/%o.dcm; destroy"),
-        'ImportConverter1 = save to "/dose/mammo/%o.dcm"; destroy',
+        f'{MAMMO[0]}\nImportConverter1 = save to "/dose/mammo/%o.dcm"; destroy',
         'ImportConverter3 = ifequal "%VModality","MG"; save to /dose/mammo/%o.dcm; destroy',
     )
     for line in wrong:

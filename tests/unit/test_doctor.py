@@ -114,9 +114,9 @@ def test_what_is_right_is_said_to_be(found: list[Finding]) -> None:
         (of_drop(replace(DROP, access=MISSING)), "does not exist", "make the folder"),
         (of_drop(replace(DROP, access=Access(is_folder=False))), "is not a folder", "its path"),
         (
-            of_drop(replace(DROP, access=Access(may_read=False, owner="root"))),
+            of_drop(replace(DROP, access=Access(may_read=False, owner="conquest"))),
             "dose may not read it",
-            "setfacl -m u:dose:rwx /dose/sr; or run it as its owner: sudo -u root",
+            "setfacl -m u:dose:rwx /dose/sr; or, if the service runs as conquest",
         ),
         (of_drop(replace(DROP, access=Access(may_write=False))), "may not write it", "setfacl"),
         (of_drop(replace(DROP, access=Access(may_enter=False))), "may not enter it", "setfacl"),
