@@ -29,6 +29,7 @@ class _Doctor:
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
+        self._group = ""  # the heading that was shown last
         self.counts: Counter[Level] = Counter()
         self.is_configured = True
         self.is_openrem_reachable = True
@@ -152,8 +153,6 @@ class _Doctor:
                 click.echo(f"{_INDENT}{_printable(one.why)}")
             if one.next:
                 click.echo(f"{_INDENT}Next: {_printable(one.next)}")
-
-    _group = ""
 
     def sum_up(self) -> None:
         """The last line."""
