@@ -17,7 +17,8 @@ housekeeping.py say what happens when things go wrong. quarantine.py lists what 
 brings it back, upkeep.py deletes what is too old, bundle.py packs what a rule keeps. lookout.py
 chooses what to look at next; presence.py tells it which folders are there, missed.py whether events
 still come. disks.py warns of full disks, locks.py keeps others off. service.py runs it all;
-commands/ and cli.py show it to people.
+commands/ and cli.py show it to people. explain.py says what would happen to a file, doctor/ whether
+all is set up right, dicom_ini.py what Conquest's converters do.
 """
 
 __version__ = "0.1.0"

@@ -132,13 +132,14 @@ def drop(settings: Settings, one: Drop, presence: Presence, now: float) -> DropF
 
 
 def targets(settings: Settings, presence: Presence) -> Iterator[TargetFacts]:
-    """Archives and the quarantine."""
+    """Archives, the quarantine, and the folders of rules."""
     for what, place in parts.targets_of(settings).items():
         folder, nearest = place.folder, _nearest(place.folder)
         sources = [
             one
             for one in settings.drop
-            if what == "quarantine" or (what == f"archive of {one.name}" and one.after == "archive")
+            if not what.startswith("archive of ")
+            or (what == f"archive of {one.name}" and one.after == "archive")
         ]
         if not sources:  # an archive that nothing is moved to
             continue
