@@ -1,6 +1,5 @@
 """The built-in routing against OpenREM's extractors themselves: each is called with each object."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +14,6 @@ from ingest.openrem.site import Site, query
 from tests.contract import real
 from tests.objects import CT_REPORT, DX_IMAGE, MG_IMAGE, variant
 from tests.strategies import STORAGE
-
-# Others look at nothing more of these two reports than of the small ones, but read them through.
-LARGE = {"RF-Pat-Orientation-Modifier-Missing.dcm", "RF-RDSR-Philips_Azurion.dcm"}
-DEEP = bool(os.environ.get("OPENREM_INGEST_DEEP"))
 
 Change = Callable[[FileDataset], None]
 
@@ -118,7 +113,7 @@ def test_no_other_extractor_takes_an_object_of_openrems_own_tests(
     site: Site, database: str, corpus: dict[str, Path]
 ) -> None:
     """Called plainly. That the chosen one does is shown with all of them in test_corpus.py."""
-    chosen = [path for name, path in corpus.items() if DEEP or name not in LARGE]
+    chosen = list(real.not_too_large(corpus).values())
     others = [(one, path) for path in chosen for one in Importer if one is not routed(path)]
     assert len(others) == (len(chosen) - 1) * 4 + 5
     real.plain_import(site, database, others)

@@ -308,7 +308,8 @@ def test_postgresql_restarts_again_and_again_while_all_objects_are_imported(
     ground.openrem = "workers = 2"
     ground.retry = ONLY_ONE
     ground.configure()
-    for name, path in corpus.items():
+    objects = real.not_too_large(corpus)
+    for name, path in objects.items():
         kind = Importer.RDSR if name == REFUSED else real.importer_of(path)
         folder = {Importer.RDSR: "sr", Importer.MG: "mammo"}.get(kind, "dx")
         shutil.copyfile(path, ground.drop(folder) / name)
@@ -326,9 +327,9 @@ def test_postgresql_restarts_again_and_again_while_all_objects_are_imported(
     assert not service.has_said("file.will-retry")
     assert ground.quarantined() == {f"sr/{REFUSED}".encode(): "not-a-dose-report"}
 
-    by_uids = {_uids(path): path for path in corpus.values()}
+    by_uids = {_uids(path): path for path in objects.values()}
     order = _order_of_imports(ground.state / "ledger.sqlite", by_uids)
-    assert len(order) == 64
+    assert len(order) == len(objects) - 1
     with another_database(site, f"{ground.database}_calm") as database:
         with real.a_worker(site, database) as worker:
             for importer, path in order:
