@@ -20,6 +20,7 @@ from ingest.commands import (
     doctor,
     failures,
     history,
+    init,
     run,
     status,
     when,
@@ -266,6 +267,48 @@ def _doctor(file: Path | None, *, dicom_ini: Path | None, as_json: bool) -> int:
     _quieter()
     given = file or click.get_current_context().obj
     return doctor.doctor(given, dicom_ini=dicom_ini, as_json=as_json)
+
+
+@_command("init")
+@click.option(
+    "--dir",
+    "folder",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path, file_okay=False),
+    help=f"Where to make the drop folders (else {init.FOLDER}, or where dicom.ini saves to).",
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The configuration to write (else the one that would be looked for).",
+)
+@click.option(
+    "--from-lua",
+    "script",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="OpenREM's Lua script for Orthanc: its lists become rules.",
+)
+@click.option(
+    "--from-conquest",
+    "dicom_ini",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Conquest's dicom.ini: the folders that it saves to become drop folders.",
+)
+@click.option(
+    "--openrem-python",
+    "python",
+    metavar="PATH",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="OpenREM's interpreter.",
+)
+def _init(file: Path | None, *, output: Path | None, **sources: Unpack[init.Given]) -> int:
+    """Write a configuration, make the drop folders, find OpenREM."""
+    given = output or file or click.get_current_context().obj
+    return init.init(init.Sources(**sources), given)
 
 
 @_command("demo")

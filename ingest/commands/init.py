@@ -1,0 +1,353 @@
+"""`init`: writes a configuration, makes the drop folders, finds OpenREM's interpreter.
+
+What an earlier set-up decided is taken over where it can be said exactly: OpenREM's Lua script for
+Orthanc, and the import converters of Conquest's dicom.ini. All else is told.
+"""
+
+import contextlib
+import os
+import re
+import shlex
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import click
+import platformdirs
+
+from ingest import config, converters, dicom_ini, files, lua, orthanc, setup_file
+from ingest.commands import conquest
+from ingest.config import Drop, Settings
+from ingest.converters import FromConquest
+from ingest.errors import ConfigError
+from ingest.findings import Finding, Level, warning
+from ingest.setup import Carried, NewDrop, Setup, usual_drops
+
+FOLDER = Path("/var/dose/dosedata")  # of the drop folders, if not said
+SITE_FILE = Path("/etc/openrem-ingest/config.toml")  # of a service
+# Where OpenREM's documentation has its interpreter.
+WELL_KNOWN = (Path("/var/dose/veopenrem3/bin/python"),)
+UNKNOWN_PYTHON = "/path/to/openrem/bin/python"  # to be filled in
+_MOST = 4 << 20  # bytes of a script or a dicom.ini
+_NOTHING = FromConquest(carried=Carried(), replaced=())
+_ERRORS = frozenset({Level.WARNING, Level.ERROR})
+
+
+class Given(TypedDict):
+    """`Sources`, as the command line has them."""
+
+    folder: Path | None
+    script: Path | None
+    dicom_ini: Path | None
+    python: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """What to begin with."""
+
+    folder: Path | None = None  # of the drop folders
+    script: Path | None = None  # OpenREM's Lua script for Orthanc
+    dicom_ini: Path | None = None
+    python: Path | None = None  # OpenREM's interpreter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """What the earlier set-up says."""
+
+    orthanc: Carried
+    conquest: FromConquest
+    faults: tuple[Finding, ...]  # of dicom.ini
+    kept_numbers: frozenset[int]  # of converters that stay as they are
+    is_from_orthanc: bool
+
+
+def init(sources: Sources, output: Path | None) -> int:
+    """Write a configuration; returns the exit code.
+
+    Args:
+        sources: what to begin with.
+        output: the file to write; the one that would be looked for if None.
+
+    Raises:
+        ConfigError: the file is there already, or a source can't be read. Nothing was made.
+    """
+    target = _absolute(output if output is not None else default_file())
+    _check_absent(target)
+    folder = os.path.normpath(_absolute(sources.folder or FOLDER))
+    found = _read(sources, folder)
+    python, note, missing = _python(sources.python, found.orthanc.python)
+    drops = found.conquest.carried.drops or usual_drops(folder)
+    lost = (*missing, *found.orthanc.lost, *found.conquest.carried.lost, *found.faults)
+    new = Setup(
+        state_dir=_state_dir(python),
+        python=python,
+        python_note=note,
+        drops=drops,
+        rules=found.orthanc.rules,
+        quarantine=os.path.join(os.path.dirname(drops[0].path), "failed"),
+        notes=tuple(line for finding in lost for line in _lines(finding)),
+    )
+    settings = _write(target, setup_file.text_of(new), drops)
+    _tell(target, settings, found, lost)
+    return 0
+
+
+def default_file() -> Path:
+    """The file that every command looks for: the service's for root, else the user's own."""
+    if named := os.environ.get(config.VARIABLE):
+        return Path(named)
+    if os.geteuid() == 0:
+        return SITE_FILE
+    return Path(platformdirs.user_config_dir("openrem-ingest")) / "config.toml"
+
+
+def _absolute(path: Path) -> Path:
+    """Without looking at links: a drop folder may well be one."""
+    return Path(os.path.abspath(path))
+
+
+def _check_absent(target: Path) -> None:
+    if os.path.lexists(target):
+        raise ConfigError(
+            f"{target}: is there already, and is not overwritten. Next: move it away, or name "
+            "another file with --output"
+        )
+
+
+def _state_dir(python: str) -> str:
+    """The one that is used if none is said; written down, as the service may be another user."""
+    return str(Settings.model_validate({"openrem": {"python": python}}).state_dir)
+
+
+# -- what there was --------------------------------------------------------------------------------
+
+
+def _read(sources: Sources, folder: str) -> _Found:
+    carried, from_conquest = Carried(), _NOTHING
+    faults: tuple[Finding, ...] = ()
+    kept: frozenset[int] = frozenset()
+    if sources.script is not None:
+        try:
+            script = lua.read(_text(sources.script))
+        except lua.LuaError as error:
+            raise ConfigError(
+                f"{sources.script}: {error}. Next: check that it is OpenREM's Lua script for "
+                "Orthanc, and whole"
+            ) from error
+        carried = orthanc.carry(script, physics=os.path.join(folder, "physics"))
+    if sources.dicom_ini is not None:
+        ini = dicom_ini.parse(_text(sources.dicom_ini))
+        from_conquest = converters.carry(ini, folder=folder)
+        if not from_conquest.carried.drops:
+            raise ConfigError(
+                f"{sources.dicom_ini}: no ImportConverter saves anything. Next: check that it is "
+                "Conquest's dicom.ini; or leave it out, and get lines for it from: "
+                "openrem-ingest conquest"
+            )
+        faults = tuple(one for one in dicom_ini.lint(ini, None) if one.level in _ERRORS)
+        gone = {one.converter.number for one in from_conquest.replaced}
+        numbers = {one.number for one in ini.converters} | {
+            int(one.number) for one in ini.modalities
+        }
+        kept = frozenset(numbers - gone)
+    return _Found(
+        orthanc=carried,
+        conquest=from_conquest,
+        faults=faults,
+        kept_numbers=kept,
+        is_from_orthanc=sources.script is not None,
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return files.read_small(os.fsencode(os.path.realpath(path)), _MOST).decode(
+            "utf-8", "surrogateescape"
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: can't be read ({error.strerror}). Next: check its path and rights"
+        ) from error
+
+
+def _python(given: Path | None, named: str) -> tuple[str, str, tuple[Finding, ...]]:
+    """OpenREM's interpreter, a comment on it, and what must be told of it."""
+    if given is not None:
+        path = str(_absolute(given))
+        return path, "OpenREM's own Python", _if_missing(path)
+    if named:
+        return named, "OpenREM's own Python, as the Lua script names it", _if_missing(named)
+    for place in WELL_KNOWN:
+        if os.path.exists(place):
+            return str(place), "OpenREM's own Python, found here", ()
+    return (
+        UNKNOWN_PYTHON,
+        "FILL IN: OpenREM's own Python was not found",
+        (
+            warning(
+                "OpenREM's interpreter was not found",
+                f"it is not at {', '.join(map(str, WELL_KNOWN))}",
+                'fill in python = "…" under [openrem]: the bin/python of the environment that '
+                "OpenREM is installed in",
+            ),
+        ),
+    )
+
+
+def _if_missing(python: str) -> tuple[Finding, ...]:
+    if os.path.exists(python):
+        return ()
+    return (
+        warning(
+            f"there is no {python} on this machine, or it may not be reached",
+            "it is how OpenREM is called",
+            'correct python = "…" under [openrem]',
+        ),
+    )
+
+
+# -- what is made ----------------------------------------------------------------------------------
+
+
+def _write(target: Path, text: str, drops: tuple[NewDrop, ...]) -> Settings:
+    """Check the text as it will be read, then make the folders and the file."""
+    with tempfile.TemporaryDirectory() as aside:
+        trial = Path(aside) / "config.toml"
+        trial.write_text(text, encoding="utf-8")
+        try:
+            settings = config.load(trial)
+        except ConfigError as error:
+            words = str(error).removeprefix(f"{trial}: ")
+            raise ConfigError(
+                f"what was found makes no configuration that can be used: {words}. Nothing was "
+                "written. Next: correct that in the source, or begin without it"
+            ) from error
+    for drop in drops:
+        with _told(drop.path):
+            files.make_folder(os.fsencode(drop.path))
+    with _told(target):
+        files.make_folder(os.fsencode(target.parent))
+        passing = os.fsencode(target) + b".part"
+        files.write_durably(passing, text)
+        try:
+            files.move(passing, os.fsencode(target))
+        except FileExistsError:
+            files.unlink_alias(passing)
+            _check_absent(target)
+            raise
+    return settings
+
+
+@contextlib.contextmanager
+def _told(path: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: can't be made ({error.strerror}). Next: run init as a user who may, or "
+            "choose another place with --dir and --output"
+        ) from error
+
+
+# -- what is told ----------------------------------------------------------------------------------
+
+
+def _tell(target: Path, settings: Settings, found: _Found, lost: tuple[Finding, ...]) -> None:
+    click.echo(f"Wrote {target}: {len(settings.drop)} drop folders, {len(settings.rule)} rules.")
+    for drop in settings.drop:
+        expect = ", ".join(importer.value for importer in drop.expect) or "anything"
+        click.echo(f"  {drop.path} ({expect})")
+    _list("Not carried over, or to be filled in (also at the top of the file):", lost)
+    _list("Good to know:", (*found.orthanc.told, *found.conquest.carried.told))
+    _tell_lines(settings, found)
+    _tell_next(target, settings, found)
+
+
+def _list(title: str, findings: tuple[Finding, ...]) -> None:
+    if findings:
+        click.echo(f"\n{title}")
+    for finding in findings:
+        for line in _lines(finding):
+            click.echo(line)
+
+
+def _lines(finding: Finding) -> Iterator[str]:
+    yield f"- {finding.what}"
+    if finding.why:
+        yield f"  {finding.why}"
+    if finding.next:
+        yield f"  Next: {finding.next}"
+
+
+def _tell_lines(settings: Settings, found: _Found) -> None:
+    """The lines of dicom.ini that must take the place of others."""
+    if not found.conquest.replaced:
+        return
+    numbers = sorted({one.converter.number for one in found.conquest.replaced})
+    paths = {one.drop.path for one in found.conquest.replaced}
+    drops = tuple(drop for drop in settings.drop if str(drop.path) in paths)
+    which = ", ".join(f"ImportConverter{number}" for number in numbers)
+    click.echo(f"\nIn dicom.ini, take out {which} (with ImportModality of the same number).")
+    click.echo("In their place, in section [sscscp], each from the first column:")
+    for line in _numbered(_lines_for(drops), found.kept_numbers):
+        click.echo(line)
+
+
+def _lines_for(drops: tuple[Drop, ...]) -> list[str]:
+    try:
+        return conquest.lines(drops, plain=False)
+    except ConfigError as error:
+        return [f"# {error}"]
+
+
+_NUMBER = re.compile(r"(?<=^ImportConverter)\d+|(?<=^ImportModality)\d+")
+
+
+def _numbered(lines: list[str], taken: frozenset[int]) -> Iterator[str]:
+    """The lines with numbers that other converters don't have."""
+    free = (number for number in range(1, dicom_ini.NUMBER_MAX + 1) if number not in taken)
+    given: dict[str, str] = {}
+    for line in lines:
+        match = _NUMBER.search(line)
+        if match is None:
+            yield line
+            continue
+        number = given.get(match[0]) or str(next(free, dicom_ini.NUMBER_MAX + 1))
+        given[match[0]] = number
+        yield line[: match.start()] + number + line[match.end() :]
+
+
+def _tell_next(target: Path, settings: Settings, found: _Found) -> None:
+    option = "" if _is_looked_for(target) else f" -c {shlex.quote(str(target))}"
+    folders = " ".join(shlex.quote(str(drop.path)) for drop in settings.drop)
+    owner = (
+        "see that the user that it will run as (often www-data) may write into the folders, and "
+        f"owns the ledger's: chown www-data {folders}; "
+        f"install -d -o www-data {shlex.quote(str(settings.state_dir))}"
+    )
+    steps = [f"read {target}, and fill in what is said above", owner]
+    if found.is_from_orthanc:
+        steps.append(
+            "take OpenREM's script out of Orthanc (LuaScripts), or each object is imported twice, "
+            "and have Orthanc write what it receives into the drop folders (see the README)"
+        )
+    steps += [
+        f"try it as that user: openrem-ingest{option} status",
+        f"have the folders filled: openrem-ingest{option} conquest prints the lines for Conquest",
+        f"start it: openrem-ingest{option} run",
+    ]
+    click.echo("\nNext:")
+    for number, step in enumerate(steps, start=1):
+        click.echo(f"{number}. {step}")
+
+
+def _is_looked_for(target: Path) -> bool:
+    """Would every command find this file by itself?"""
+    try:
+        return os.path.samefile(config.find_file(None), target)
+    except (ConfigError, OSError):
+        return False
