@@ -31,16 +31,15 @@ _CLOSES = frozenset({"end", "until"})
 _BEGINS = frozenset({"local", "if", "for", "while", "repeat", "return", "goto", "break"})
 _ENDS_A_VALUE = frozenset({")", "]", "}", "end", "nil", "true", "false", "..."})
 
-_BLANK = re.compile(r"[ \f\n\r\t\v]+")
+_LINE_END = re.compile(r"\r\n|\n\r|\r")  # each is one line's end to Lua, in text as well
+_BLANK = re.compile(r"[ \f\n\t\v]+")
 _LONG = re.compile(r"\[(=*)\[")
-_QUOTED = re.compile(
-    r"""(["'])((?:(?!\1)[^\\\r\n]|\\z[ \f\n\r\t\v]*|\\\r?\n|\\[^\r\n])*)\1""", re.DOTALL
-)
+_QUOTED = re.compile(r"""(["'])((?:(?!\1)[^\\\n]|\\z[ \f\n\t\v]*|\\.)*)\1""", re.DOTALL)
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SIGN = re.compile(r"\.\.\.|\.\.|==|~=|<=|>=|<<|>>|//|::|[-+*/%^#&~|<>=(){}\[\];:,.]")
 _ESCAPE = re.compile(
-    r"\\(?:z[ \f\n\r\t\v]*|x([0-9a-fA-F]{2})|([0-9]{1,3})|u\{([0-9a-fA-F]{1,6})\}|(\r?\n)|(.))",
+    r"\\(?:z[ \f\n\t\v]*|x([0-9a-fA-F]{2})|([0-9]{1,3})|u\{([0-9a-fA-F]{1,6})\}|(\n)|(.))",
     re.DOTALL,
 )
 _PLAIN_ESCAPES = dict(zip("abfnrtv\\\"'", "\a\b\f\n\r\t\v\\\"'", strict=True))
@@ -118,7 +117,7 @@ def read(text: str) -> Script:
     Raises:
         LuaError: it is not Lua.
     """
-    return _Reader(list(_tokens(text))).script()
+    return _Reader(list(_tokens(_LINE_END.sub("\n", text)))).script()
 
 
 # -- words -----------------------------------------------------------------------------------------
@@ -142,7 +141,7 @@ def _token(text: str, place: int, line: int) -> tuple[int, _Token | None]:
         return passed, None
     if (opening := _LONG.match(text, place)) is not None:
         end, inner = _long(text, opening, line, "text")
-        value, problem = _checked(inner.replace("\r\n", "\n").removeprefix("\n"))
+        value, problem = _checked(inner.removeprefix("\n"))
         return end, _text_token(text[place:end], line, value, problem)
     if text[place] in "\"'":
         return _quoted(text, place, line)
