@@ -43,7 +43,7 @@ def text_of(setup: Setup) -> str:
 def _add(table: TOMLDocument | Table, key: str, value: object, words: str) -> None:
     """A key with a comment behind it."""
     item = tomlkit.item(value)
-    item.comment(words)
+    item.comment(_one_line(words))
     table.add(key, item)
 
 
