@@ -12,12 +12,12 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from ingest.findings import Finding, note, warning
 from ingest.lua import Function, Script, Setting, Value
 from ingest.model import Importer
-from ingest.setup import Carried, NewRule, is_path_here
+from ingest.setup import Carried, NewDrop, NewRule, is_path_here
 
 RECEIVED = "modality that OpenREM's Orthanc script does not receive"
 
@@ -60,6 +60,22 @@ _FILTER_FORM = re.compile(
 
 _TOSHIBA = "cttoshiba"
 _HAS_TOSHIBA = _TOSHIBA in {importer.value for importer in Importer}  # not in this version
+
+_BY_MODALITY = {
+    "MG": Importer.MG,
+    **dict.fromkeys(("CR", "DX", "PX"), Importer.DX),
+    **dict.fromkeys(("NM", "PT"), Importer.NM),
+}
+_HAND_OVER = """
+function OnStoredInstance(id)
+  local tags = ParseJson(RestApiGet('/instances/' .. id .. '/simplified-tags'))
+  local path = (folders[tags.Modality] or other) .. '/' .. id
+  local file = assert(io.open(path .. '.part', 'wb'))
+  assert(file:write(RestApiGet('/instances/' .. id .. '/file')))
+  assert(file:close())
+  assert(os.rename(path .. '.part', path .. '.dcm'))
+  Delete(id)
+end""".splitlines()
 
 _MAGIC = frozenset(".[*+-?()")  # of Lua's patterns, beside %, and ^ and $ at the ends
 
@@ -362,6 +378,35 @@ def _beside_others(texts: tuple[str, ...]) -> Iterator[str]:
     for text in texts:
         literal = glob.escape(text)
         yield from (f"{literal}\\*", f"*\\{literal}", f"*\\{literal}\\*")
+
+
+def hand_over(drops: Sequence[NewDrop]) -> str:
+    """A Lua script by which Orthanc puts what it receives into the drop folders.
+
+    What can't be written stays in Orthanc, which logs the error. A file gets its final name when
+    it is complete.
+    """
+    folders = {importer: drop.path for drop in reversed(drops) for importer in drop.expect}
+    other = folders.get(Importer.RDSR, drops[0].path)
+    chosen = [
+        f"  {modality} = {_quoted(folders[importer])},"
+        for modality, importer in _BY_MODALITY.items()
+        if folders.get(importer, other) != other
+    ]
+    return "\n".join(
+        (
+            "local folders = {",
+            *chosen,
+            "}",
+            f"local other = {_quoted(other)}",
+            *_HAND_OVER,
+        )
+    )
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def toshiba_rules(pairs: Collection[tuple[str, str]]) -> tuple[NewRule, ...]:

@@ -93,6 +93,9 @@ def init(sources: Sources, output: Path | None) -> int:
     )
     settings = _write(target, setup_file.text_of(new), drops)
     _tell(target, settings, found, lost)
+    if found.is_from_orthanc:
+        click.echo("\nThe script for Orthanc, instead of OpenREM's (file, then LuaScripts):\n")
+        click.echo(orthanc.hand_over(drops))
     return 0
 
 
@@ -332,12 +335,16 @@ def _tell_next(target: Path, settings: Settings, found: _Found) -> None:
     steps = [f"read {target}, and fill in what is said above", owner]
     if found.is_from_orthanc:
         steps.append(
-            "take OpenREM's script out of Orthanc (LuaScripts), or each object is imported twice, "
-            "and have Orthanc write what it receives into the drop folders (see the README)"
+            "take OpenREM's script out of Orthanc (LuaScripts), or each object is imported twice; "
+            "the script below puts what Orthanc receives into the drop folders"
+        )
+    else:
+        steps.append(
+            f"have the folders filled: openrem-ingest{option} conquest prints the lines for "
+            "Conquest"
         )
     steps += [
         f"try it as that user: openrem-ingest{option} status",
-        f"have the folders filled: openrem-ingest{option} conquest prints the lines for Conquest",
         f"start it: openrem-ingest{option} run",
     ]
     click.echo("\nNext:")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
-from lupa.lua53 import LuaRuntime
+from lupa.lua53 import LuaError, LuaRuntime
 from pydicom.filereader import read_partial
 
 from ingest import config, dicom, lua, orthanc, parts, setup_file
@@ -18,7 +18,7 @@ from ingest.findings import Finding
 from ingest.model import Decision, Header, Ignore, Import, Importer, Keep, Reject
 from ingest.openrem.site import Site
 from ingest.rules import Condition, Rule, Then, decide, keywords_of
-from ingest.setup import Carried, NewRule, Setup, usual_drops
+from ingest.setup import Carried, NewDrop, NewRule, Setup, usual_drops
 from tests.contract.orthanc_side import (
     OrthancScript,
     edited,
@@ -668,3 +668,61 @@ def test_toshiba_pairs_become_rules_once_openrems_extractor_can_be_called(
     assert [one.what for one in found.lost] == [
         "toshiba_extractor_systems (line 62): ('a',) is no pair of a make and a model"
     ]
+
+
+# -- in the script's place -------------------------------------------------------------------------
+
+
+class HandingOver:
+    """Orthanc as it runs our own script: played, but its files are real."""
+
+    def __init__(self, text: str, tags_of: dict[str, str]) -> None:
+        lua_of = LuaRuntime(register_eval=False, register_builtins=False, encoding="latin-1")
+        self.deleted: list[str] = []
+        self.content = bytes(range(256)).decode("latin-1")
+        self._world = lua_of.globals()
+        self._world.ParseJson = lambda found: found
+        self._world.RestApiGet = lambda path: (
+            lua_of.table_from(tags_of) if path.endswith("/simplified-tags") else self.content
+        )
+        self._world.Delete = self.deleted.append
+        lua_of.execute(text)
+
+    def store(self) -> None:
+        """An object has been received."""
+        self._world.OnStoredInstance("an-id")
+
+
+@pytest.mark.parametrize(
+    ("modality", "name"),
+    [("MG", "mammo"), ("CR", "dx"), ("PX", "dx"), ("PT", "nm"), ("SR", "sr"), ("CT", "sr")],
+)
+def test_our_script_for_orthanc_puts_each_object_into_its_folder(
+    tmp_path: Path, modality: str, name: str
+) -> None:
+    drops = usual_drops(str(tmp_path / "it's a \\"))
+    for drop in drops:
+        Path(drop.path).mkdir(parents=True)
+    script = HandingOver(orthanc.hand_over(drops), {"Modality": modality})
+
+    script.store()
+    (found,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert (found.parent.name, found.name) == (name, "an-id.dcm")
+    assert found.read_bytes() == bytes(range(256))
+    assert script.deleted == ["an-id"]
+
+
+def test_what_our_script_can_t_write_stays_in_orthanc(tmp_path: Path) -> None:
+    """The folder is missing, or what it is named by cannot be had."""
+    script = HandingOver(orthanc.hand_over(usual_drops(str(tmp_path / "gone"))), {})
+
+    with pytest.raises(LuaError, match="No such file"):
+        script.store()
+    assert script.deleted == []
+
+
+def test_a_single_folder_takes_all() -> None:
+    text = orthanc.hand_over((NewDrop(path="/dose/all"),))
+
+    assert "local other = '/dose/all'" in text
+    assert "MG" not in text
