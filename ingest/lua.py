@@ -117,7 +117,8 @@ def read(text: str) -> Script:
     Raises:
         LuaError: it is not Lua.
     """
-    return _Reader(list(_tokens(_LINE_END.sub("\n", text)))).script()
+    plain = _LINE_END.sub("\n", text).removeprefix("\ufeff")  # which some editors put first
+    return _Reader(list(_tokens(plain))).script()
 
 
 # -- words -----------------------------------------------------------------------------------------

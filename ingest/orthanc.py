@@ -165,8 +165,8 @@ class _Carrier:
             )
         self.told.append(
             note(
-                f"physics tests are kept as {folder}/<day>/<Study Instance UID>",
-                "the script calls the folder by the Study Date and the patient's name",
+                f"physics tests are kept as {folder}/<Study Date>/<Study Instance UID>.zip",
+                "the script names the zip file by the patient",
             )
         )
 

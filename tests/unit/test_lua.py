@@ -115,6 +115,12 @@ def test_what_is_set_twice_is_not_taken_for_either(twice: str) -> None:
     assert any("twice, first in line 1" in one.why for one in script.unread)
 
 
+def test_what_editors_and_systems_put_first_is_passed_over() -> None:
+    """A byte order mark; the name of an interpreter."""
+    for first in ("\ufeff", "#!/usr/bin/lua\n", "\ufeff#!/usr/bin/lua\n"):
+        assert values(read(f"{first}local a = 1")) == {"a": 1}
+
+
 def test_what_stands_below_a_function_is_not_seen_by_it() -> None:
     script = read("function f() return a end\nlocal a = 1")
 
