@@ -18,7 +18,8 @@ brings it back, upkeep.py deletes what is too old, bundle.py packs what a rule k
 chooses what to look at next; presence.py tells it which folders are there, missed.py whether events
 still come. disks.py warns of full disks, locks.py keeps others off. service.py runs it all;
 commands/ and cli.py show it to people. explain.py says what would happen to a file, doctor/ whether
-all is set up right, dicom_ini.py what Conquest's converters do.
+all is set up right, dicom_ini.py what Conquest's converters do. lua.py, orthanc.py, converters.py,
+setup.py and setup_file.py are what init takes over from an earlier set-up, and writes.
 """
 
 __version__ = "0.1.0"

@@ -355,7 +355,7 @@ def find_file(given: Path | None) -> Path:
     looked = ", ".join(str(place) for place in places)
     raise ConfigError(
         f"no configuration found (looked for {looked}). Next: name one with -c FILE, "
-        "or make a whole trial set-up with: openrem-ingest demo"
+        "have one written by: openrem-ingest init; or make a trial set-up with: openrem-ingest demo"
     )
 
 
