@@ -25,6 +25,7 @@ _log = log.get(__name__)
 
 _DATED = re.compile(rb"\d{4}-\d\d-\d\d|" + UNDATED.encode())
 _STUDY = re.compile(rb"[0-9][0-9.]{0,63}")
+_OBJECT = re.compile(rb"[0-9][0-9.]{0,63}(~[0-9]+)?\.dcm")
 _CHUNK = 1 << 20
 # What zipfile raises on files that are none, or that somebody has encrypted.
 _NO_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
@@ -74,14 +75,14 @@ class Bundler:
             if self._now() - newest_ns / 1e9 < shelf.quiet_s:
                 return
             count = pack(study, found)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - one study must never stop the others
             if study not in self._told:
                 self._told.add(study)
                 _log.error(
                     "study.cannot-be-zipped",
                     rule=shelf.rule,
                     study_uid=os.path.basename(study).decode("ascii"),
-                    detail=error.strerror or type(error).__name__,
+                    detail=getattr(error, "strerror", None) or type(error).__name__,
                     why="its objects stay as they are, none is lost",
                     next="check the disk and the rights of the rule's folder",
                 )
@@ -111,12 +112,12 @@ def _folders(folder: bytes, name: re.Pattern[bytes]) -> list[bytes]:
 
 
 def _objects(study: bytes) -> dict[bytes, Snapshot]:
-    """The ordinary files of a study by their paths."""
+    """The objects of a study by their paths: what has a name of ours."""
     found = {}
     with os.scandir(study) as entries:
         for entry in entries:
             status = entry.stat(follow_symlinks=False)
-            if stat.S_ISREG(status.st_mode) and not entry.name.endswith(b".part"):
+            if stat.S_ISREG(status.st_mode) and _OBJECT.fullmatch(entry.name):
                 found[entry.path] = Snapshot.of(status)
     return found
 

@@ -25,7 +25,7 @@ from ingest.commands import (
     status,
     when,
 )
-from ingest.commands.show import now
+from ingest.commands.show import complain, now
 from ingest.config import Settings
 from ingest.errors import ConfigError, IngestError, OpenRemUnreachable, Reason
 
@@ -79,6 +79,7 @@ def _settings_if_any(file: Path | None) -> Settings | None:
     try:
         place = config.find_file(file or click.get_current_context().obj)
     except ConfigError:
+        complain("no configuration found: without rules and drop folders, by the routing alone")
         return None
     return config.load(place)
 
@@ -118,7 +119,11 @@ def _run(file: Path | None, *, once: bool) -> int:
 
 @_command("import")
 @_PATHS
-@click.option("--delete", is_flag=True, help="Delete each source once OpenREM provably holds it.")
+@click.option(
+    "--delete",
+    is_flag=True,
+    help="Delete each source once OpenREM provably holds it, or as a rule of yours says.",
+)
 @click.option("--workers", type=click.IntRange(1, 16), help="OpenREM processes to use.")
 def _import(
     file: Path | None, *, paths: tuple[Path, ...], delete: bool, workers: int | None

@@ -40,6 +40,8 @@ MAX_TEXT = 64  # characters; as long as an LO may be (PS3.5 section 6.2)
 MAX_VALUES = 16
 MAX_MATCHED_TEXT = 1024  # characters; as long as an ST may be, of what rules are matched with
 
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # a value that is there: no rule on empty ones may take it
+
 _CHARACTER_SET = 0x0008_0005
 _IMAGE_TYPE = 0x0008_0008
 _SOP_CLASS = 0x0008_0016
@@ -263,16 +265,18 @@ def _read_header(walked: Walked) -> Header:
 
 
 def _texts(walked: Walked, tag: int) -> tuple[str, ...]:
-    """The values of one element; none where it can't be read, which is no reason to refuse all."""
+    """The values of one element; `UNKNOWN` where it is there and can't be read (or is too long)."""
+    raw = walked.elements.get(tag)
+    if not raw:
+        return () if raw is None else (UNKNOWN,)
     try:
         syntax = walked.syntax
-        raw = BytesIO(walked.elements.get(tag, b""))
-        data_set = read_dataset(raw, syntax.is_implicit, syntax.is_little)
+        data_set = read_dataset(BytesIO(raw), syntax.is_implicit, syntax.is_little)
         return _Values(data_set, walked.elements.get(_CHARACTER_SET, b"")).whole(tag)
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - see _examine
-        return ()
+        return (UNKNOWN,)
 
 
 class _Values:

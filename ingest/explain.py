@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pydicom.uid import UID
 
-from ingest import dicom, leases, rules
+from ingest import dicom, leases, rules, watch
 from ingest.context import Inbox, Rulebook
 from ingest.errors import FileProblem, Reason
 from ingest.model import Decision, Header, Ignore, Import, Keep, Reject
@@ -50,7 +50,12 @@ class Explainer:
         inbox = self._inbox_of(path)
         if os.path.isdir(path) and not os.path.islink(path):
             closed = FileProblem(Reason.UNREADABLE, "this folder may not be read")
-            return self._refused(path, inbox, closed)
+            return self._refused(path, inbox, closed, afterwards="it stays, and what lies in it")
+        if watch.is_passed_over(os.path.basename(path)):
+            passed = FileProblem(
+                Reason.INCOMPLETE, "by its name it is still on its way, or clutter"
+            )
+            return self._refused(path, inbox, passed, afterwards="it is left alone")
         try:
             look = dicom.look(path, self._keywords)
             has_writer = leases.has_writer(path, local=inbox.is_local if inbox else True)
@@ -58,7 +63,8 @@ class Explainer:
             return self._refused(path, inbox, problem)
         except OSError as error:
             words = error.strerror or "it can't be read"
-            return self._refused(path, inbox, FileProblem(Reason.UNREADABLE, words))
+            trouble = FileProblem(Reason.CANNOT_READ, words)
+            return self._refused(path, inbox, trouble, afterwards="it is looked at again")
         if look.header is None:
             found = FileProblem(look.problem or Reason.MALFORMED, look.detail)
             return self._refused(path, inbox, found, look)
@@ -80,7 +86,12 @@ class Explainer:
         return next((one for one in self._inboxes if folder.startswith(one.root + b"/")), None)
 
     def _refused(
-        self, path: bytes, inbox: Inbox | None, problem: FileProblem, look: dicom.Look | None = None
+        self,
+        path: bytes,
+        inbox: Inbox | None,
+        problem: FileProblem,
+        look: dicom.Look | None = None,
+        afterwards: str = "",
     ) -> Explanation:
         reason, detail = problem.reason, problem.detail
         is_whole = look is not None and look.structure.is_complete
@@ -92,7 +103,8 @@ class Explainer:
             complete=_incompleteness(look, reason),
             header=None,
             decision=decision,
-            afterwards=_when_refused(
+            afterwards=afterwards
+            or _when_refused(
                 inbox, can_improve=look is not None and look.structure.can_improve and not is_whole
             ),
         )

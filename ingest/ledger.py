@@ -322,7 +322,7 @@ class Ledger(LedgerFile):
             drops: how the names of its folders begin.
             now: seconds since the epoch.
         """
-        states = json.dumps([state.name for state in LIVE | {State.DONE}])
+        states = json.dumps([state.name for state in LIVE | {State.DONE, State.IGNORED}])
         with self.writing() as connection:
             connection.execute(
                 """
@@ -468,11 +468,11 @@ class Ledger(LedgerFile):
         return [_tally(row) for row in rows]
 
     def ruled_since(self, since: float) -> dict[str, int]:
-        """How many files each rule has taken out since then, by the rule's name."""
+        """How many files each rule has taken out of drop folders since then, by its name."""
         rows = self.rows(
             "SELECT detail, count(*) FROM event WHERE at >= ? AND state = 'IGNORED' "
-            "GROUP BY 1 ORDER BY 1",
-            (since,),
+            "AND drop_name NOT GLOB ? GROUP BY 1 ORDER BY 1",
+            (since, BY_HAND + " *"),
         )
         return {str(rule): _int(count) for rule, count in rows}
 

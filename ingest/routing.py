@@ -53,7 +53,9 @@ def route(header: Header) -> Import | Reject:
 def check_study_time(header: Header, decision: Import) -> Import | Reject:
     """The decision, unless its importer fails on objects without a Study Time."""
     if decision.importer in _NEEDS_STUDY_TIME and not header.study_time:
-        return Reject(reason=Reason.NO_STUDY_TIME, because=decision.because, rule=decision.rule)
+        return Reject(
+            reason=Reason.NO_STUDY_TIME, because="it has no readable Study Time", rule=decision.rule
+        )
     return decision
 
 

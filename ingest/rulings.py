@@ -44,6 +44,7 @@ class Rulings:
         except Changed:
             self._setbacks.start_again(job, claimed)
         except FileProblem as problem:
+            claim.release(claimed)  # it may have come as far as that
             self._setbacks.leave_for_now(inbox, job, problem, told)
         finally:
             self._context.in_hand.pop(claimed.id, None)

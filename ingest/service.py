@@ -270,10 +270,7 @@ class Service:
 
     def _bundle_loop(self) -> None:
         while not self._stop.is_set():
-            try:
-                self._bundler.run()
-            except Exception as error:  # noqa: BLE001 - see _rest
-                self._rest(error)
+            self._bundler.run()
             self._stop.wait(self._bundler.period_s)
 
     def _intake_turn(self) -> bool:

@@ -48,7 +48,8 @@ class Chosen:
 
 def import_by_hand(settings: Settings, paths: Sequence[Path], *, delete: bool) -> int:
     """Import these; returns the exit code."""
-    chosen = _by_folder(paths, _drop_roots(settings))
+    drops = {inbox.root: inbox.name for inbox in parts.inboxes_of(settings)}
+    chosen = _by_folder(paths, drops.keys())
     inboxes = [
         Inbox(
             name=f"{BY_HAND} {number}",
@@ -56,6 +57,7 @@ def import_by_hand(settings: Settings, paths: Sequence[Path], *, delete: bool) -
             after="delete" if delete else "keep",
             patience=PATIENCE,
             is_local=not mounts.is_network(Path(os.fsdecode(root))),
+            called=drops.get(root, ""),
             is_drop=False,
         )
         for number, root in enumerate(chosen, start=1)

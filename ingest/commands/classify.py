@@ -17,6 +17,7 @@ from rich.table import Table
 from ingest import files, log, parts, watch
 from ingest.commands.show import out
 from ingest.config import Settings
+from ingest.errors import Reason
 from ingest.explain import Explainer, Explanation
 from ingest.model import Done, Import, Reject
 from ingest.openrem.importers import OpenRem
@@ -176,7 +177,8 @@ def _note_closed(closed: list[bytes], folder: watch.Folder) -> None:
 
 def _kind(found: Explanation) -> Kind:
     answer = _classified(found, None)
-    by = answer.rule or answer.importer or answer.reason or ""
+    is_by_rule = answer.reason in (None, Reason.BY_RULE.code)
+    by = (answer.rule if is_by_rule else None) or answer.importer or answer.reason or ""
     return Kind(answer.decision, by, UID(answer.sop_class_uid or "").name)
 
 

@@ -30,7 +30,7 @@ _WORDS = {
     State.PROVEN: "OpenREM provably holds it",
     State.DONE: "imported and proven; deleted, archived or kept, as its folder is configured",
     State.RULED: "a rule says that it is not to be imported",
-    State.IGNORED: "taken out by a rule: deleted, moved or kept, as the rule says",
+    State.IGNORED: "taken out by a rule: deleted or moved; or left alone where files stay",
     State.REJECTED: "refused",
     State.QUARANTINED: "moved to quarantine",
     State.RETURNED: "moved back from quarantine for another try",

@@ -34,6 +34,7 @@ def test_classify_answers_for_every_file_and_touches_nothing(
     ground: Ground, corpus: dict[str, Path]
 ) -> None:
     """One JSON object a file, of OpenREM's own samples and of whatever else; no OpenREM needed."""
+    ground.config.rename(ground.root / "elsewhere.toml")
     folder = ground.root / "files"
     folder.mkdir()
     for name, path in corpus.items():
@@ -48,7 +49,8 @@ def test_classify_answers_for_every_file_and_touches_nothing(
         file.write(image())
     before = _picture(folder)
     said = ground.says("classify", "--json", folder, config=False)
-    assert (said.code, said.err) == (0, ""), said
+    assert said.code == 0
+    assert said.err.startswith("openrem-ingest: no configuration found")
     answers = {os.path.basename(line["path"]): line for line in said.lines}
     assert all(list(line) == KEYS for line in said.lines)
     assert len(said.lines) == len(corpus) + 6
@@ -71,7 +73,7 @@ def test_classify_answers_for_every_file_and_touches_nothing(
     assert "waits to become whole" in answers["cut.dcm"]["afterwards"]
 
     summary = ground.says("classify", "--summary", "--json", folder, config=False)
-    assert (summary.code, summary.err) == (0, "")
+    assert summary.code == 0
     counted = {
         (line["decision"], line["by"], line["what"]): line["files"] for line in summary.lines
     }

@@ -124,6 +124,18 @@ def test_rules_need_no_openrem_and_a_change_of_them_counts_for_what_waits(ground
     assert ground.quarantined() == {}
 
 
+def test_rules_on_a_drop_folder_hold_for_a_manual_import_from_it(ground: Ground) -> None:
+    """By the folder's own name; and --delete does what the rule says."""
+    _rules(ground)
+    path = ground.put("dx", "x.dcm", image(PatientID="ZZ1"))
+    other = ground.put("dx", "y.dcm", image(ManufacturerModelName="CR 85"))
+    said = ground.says("import", "--delete", path, other)
+    assert said.code == 1, said
+    assert "by-rule" in said.out
+    assert ground.files()["dx"] == [b"x.dcm"]
+    assert ground.events() == 0
+
+
 @pytest.mark.parametrize("how", ["keep", "by hand"])
 def test_where_files_stay_those_of_rules_stay_as_well(ground: Ground, how: str) -> None:
     _rules(ground)
@@ -140,6 +152,11 @@ def test_where_files_stay_those_of_rules_stay_as_well(ground: Ground, how: str) 
     assert said.code == 0, said
     assert "ignored" in said.out
     assert path.read_bytes() == content
+    if how == "by hand":  # what was done counts for one run only
+        assert "ignored" in ground.says("import", path).out
+        ground.config.write_text(ground.config.read_text().replace('"CR 85", ', ""))
+        assert ground.says("import", path).code == 0
+        assert ground.events() == 1
     if how == "keep":
         assert "nothing to import" in ground.says("run", "--once").err
         ground.config.write_text(ground.config.read_text().replace('"CR 85", ', ""))

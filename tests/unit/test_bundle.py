@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from ingest import bundle, files
 from ingest.bundle import Bundler, Shelf
+from ingest.model import Snapshot
 from tests.crash import Crash, Steps, crash_points
 
 UID = "1.2.826.0.1.3680043.8.498.1"
@@ -113,6 +114,41 @@ def test_what_is_no_study_of_ours_is_left_alone(kept: Kept) -> None:
 
     assert all(path.read_bytes() == b"mine" for path in (*mine, inner / "x.dcm"))
     assert kept.packed() == {f"{UID}2/1.dcm": b"one"}
+
+
+def test_nor_is_what_a_person_puts_beside_the_objects(kept: Kept) -> None:
+    """Whatever its name is made of; and the others are packed all the same."""
+    kept.put("1.2.3.dcm", b"one")
+    kept.put("notes.ods", b"mine")
+    kept.put("1.2.4.part", b"mine")
+    odd = os.path.join(os.fsencode(kept.day / UID), b"M\xfcller.ods")
+    Path(os.fsdecode(odd)).write_bytes(b"mine")
+    kept.put("1.2.5~2.dcm", b"two", study=UID + "9")
+
+    kept.run_when_quiet()
+
+    assert {f"{UID}/1.2.3.dcm", f"{UID}9/1.2.5~2.dcm"} == kept.packed().keys()
+    assert {Path(name).name for name in kept.here() if not name.endswith(".zip")} == {
+        *("notes.ods", "1.2.4.part", os.fsdecode(b"M\xfcller.ods"))
+    }
+
+
+def test_one_study_that_cannot_be_packed_does_not_stop_the_others(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = bundle.pack
+
+    def fails(study: bytes, objects: dict[bytes, Snapshot]) -> int:
+        if study.endswith(b"1"):
+            raise ValueError
+        return plain(study, objects)
+
+    kept.put("1.dcm", b"one")
+    kept.put("1.dcm", b"two", study=UID + "2")
+    monkeypatch.setattr(bundle, "pack", fails)
+    kept.run_when_quiet()
+
+    assert kept.packed() == {f"{UID}2/1.dcm": b"two"}
 
 
 def test_a_file_that_is_no_zip_has_the_name(kept: Kept) -> None:

@@ -230,3 +230,19 @@ def test_what_rules_ask_for_is_read_and_never_shown(tmp_path: Path) -> None:
     assert look.values["OperatorsName"] == ()
     assert "Physics" not in repr(look)
     assert dicom.look(path).values == {}
+
+
+def test_what_is_there_and_cannot_be_read_is_not_taken_for_empty(tmp_path: Path) -> None:
+    """A rule on empty values might have it deleted."""
+
+    def change(dataset: FileDataset) -> None:
+        dataset.PatientComments = "x" * (1 << 15)
+
+    look = dicom.look(variant(DX_IMAGE, tmp_path / "x.dcm", change), {"PatientComments", "StudyID"})
+
+    assert look.header is not None
+    assert look.values["PatientComments"] == (dicom.UNKNOWN,)
+    assert isinstance(decide(look.header, [a_rule(PatientComments="")], values=look.values), Import)
+    assert isinstance(
+        decide(look.header, [a_rule(PatientComments="?*")], values=look.values), Ignore
+    )
