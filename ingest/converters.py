@@ -106,6 +106,8 @@ def _importers_of(converter: Converter) -> tuple[Importer, ...]:
         header = Header(sop_class_uid=uid, sop_instance_uid="1", study_uid="1", study_time="00")
         decision = routing.route(header)
         return (decision.importer,) if isinstance(decision, Import) else ()
+    if "0008,0016" in converter.text:
+        return ()  # it may well ask for all but a class
     importer = _BY_MODALITY.get((converter.modality or "").upper())
     return (importer,) if importer is not None else ()
 

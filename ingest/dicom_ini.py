@@ -8,8 +8,8 @@ equal keys, values cut at 512 bytes, a whole value in quotes without them.
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ingest.findings import Finding, Level, error, note, ok, warning
 
@@ -23,7 +23,11 @@ _TOKEN = re.compile(r'"[^"]*"|[;{}]|[^;{}"]+|"')
 _CONDITION = re.compile(r"if\w+", re.IGNORECASE)
 _QUOTED_PAIR = re.compile(r'if\w+\s+"([^"]*)"\s*,\s*"([^"]*)"', re.IGNORECASE)
 _SAVE = re.compile(r"save\s+to\s+(.*)", re.IGNORECASE | re.DOTALL)
-_SOP_CLASS = re.compile(r"0008,0016\D*?([0-2](?:\.\d+)+)")
+_SOP_CLASS = re.compile(
+    r"if(?:equal|match)\b.*?0008,0016[^\d*?]*([0-2](?:\.\d+)+)(?![\d.*?])",
+    re.IGNORECASE | re.DOTALL,
+)
+_PLAIN = re.compile(r"destroy|nop|save\s+to\s.*|lua\s.*\bos\.rename\b.*", re.IGNORECASE | re.DOTALL)
 _BETWEEN_SEVERAL = re.compile(r"[,;|/\\\s]")
 
 
@@ -145,7 +149,8 @@ def _converters(kept: Mapping[tuple[str, str], Line]) -> Iterator[Converter]:
         others = {other for other, its in kept if its == number} - {_CONVERTER, _MODALITY}
         save = _first_save(line.value)
         folder, _, file = save.rpartition("/")
-        asked = _SOP_CLASS.search(line.value)
+        condition = _condition_of(line.value)
+        asked = _SOP_CLASS.match(condition) if condition else None
         yield Converter(
             number=int(number),
             line=line.line,
@@ -203,6 +208,22 @@ def _first_save(text: str) -> str:
 
 def _is_conditional(text: str) -> bool:
     return any(_CONDITION.match(step.text) for step in _steps(text))
+
+
+def _condition_of(text: str) -> str:
+    """The one condition that holds for all of the commands; empty if it is not that plain."""
+    steps = _steps(text)
+    asking = [bool(re.match(r"if\w+|else\b", step.text, re.IGNORECASE)) for step in steps]
+    if not (asking and asking[0]) or any(asking[1:]):
+        return ""
+    is_outside = any(step.block == 0 and step.text for step in steps[1:])
+    return "" if _has_block(steps, 0) and is_outside else steps[0].text
+
+
+def _has_block(steps: Sequence[_Step], index: int) -> bool:
+    """Is what a condition is for in braces?"""
+    after = steps[index + 1 : index + 2]
+    return steps[index].end == "{" or any(step.end == "{" and not step.text for step in after)
 
 
 def _destroys(command: str) -> bool:
@@ -313,7 +334,7 @@ def _numbers(converter: Converter, ini: DicomIni) -> Iterator[Finding]:
             f"{_at(converter)} has a number above {NUMBER_MAX}",
             f"Conquest never runs it: {_objects(converter)} never come into their folder, and "
             "stay in Conquest",
-            f"use a number that is free: {_right(converter, number=free)}",
+            _remedy("use a number that is free", converter, number=free),
         )
 
 
@@ -347,7 +368,7 @@ def _commands(converter: Converter) -> Iterator[Finding]:
         yield error(
             f"{_at(converter)} has a quote or a brace without its other half",
             f"what Conquest makes of it is not known; {_objects(converter)} may be lost",
-            f"write it like this: {_right(converter)}",
+            _remedy("give it its other half", converter),
         )
         return
     faults = [*_conditions(converter), *(tuple(_orders(converter)) or _targets(converter))]
@@ -366,7 +387,7 @@ def _commands(converter: Converter) -> Iterator[Finding]:
         yield note(
             f"{_at(converter)} saves a copy and has no destroy",
             f"Conquest keeps {_objects(converter)}, too: they are stored twice",
-            f"if they are wanted in OpenREM only: {_right(converter)}",
+            _remedy("if they are wanted in OpenREM only", replace(converter, destroys=True)),
         )
 
 
@@ -376,21 +397,19 @@ def _conditions(converter: Converter) -> Iterator[Finding]:
     for index, step in enumerate(steps):
         if not _CONDITION.match(step.text):
             continue
-        after = steps[index + 1 :]
-        has_block = step.end == "{" or (after[:1] and after[0].end == "{" and not after[0].text)
         word = step.text.split()[0]
         if not _QUOTED_PAIR.fullmatch(step.text):
             yield error(
                 f'{_at(converter)}: {word} without double quotes (") around both of its values',
                 f"Conquest doesn't understand the condition: {_every(converter)}",
-                f"write it like this: {_right(converter)}",
+                _remedy("put double quotes around each of the two values", converter),
             )
-        elif not has_block and len(after) > 1:
+        elif not _has_block(steps, index) and len(steps) > index + 2:
             yield error(
                 f"{_at(converter)}: {word} without braces around what it is for",
                 "the condition then holds for the first command only and the others are run "
                 f"always: {_every(converter)}",
-                f"write it like this: {_right(converter)}",
+                _remedy("put braces around all that it is for", converter),
             )
 
 
@@ -403,7 +422,7 @@ def _orders(converter: Converter) -> Iterator[Finding]:
             yield error(
                 f"{_at(converter)}: destroy comes before save to",
                 f"nothing is saved then: {_objects(converter)} are lost",
-                f"save first, then destroy: {_right(converter)}",
+                _remedy("save first, then destroy", converter),
             )
 
 
@@ -414,13 +433,13 @@ def _targets(converter: Converter) -> Iterator[Finding]:
             yield error(
                 f"{_at(converter)}: the path after save to is in quotes",
                 f"Conquest then saves nothing: {_objects(converter)} {lost}",
-                f"write the path without quotes (blanks in it do no harm): {_right(converter)}",
+                _remedy("write the path without quotes (blanks in it do no harm)", converter),
             )
         elif step.end == "}":
             yield error(
                 f"{_at(converter)}: save to stands last within the braces",
                 f"the brace becomes a part of the name: files are called {target.split('/')[-1]}}}",
-                f"put a command or a semicolon between the name and the brace: {_right(converter)}",
+                _remedy("put a command or a semicolon between the name and the brace", converter),
             )
 
 
@@ -438,7 +457,7 @@ def _places(converter: Converter, around: Surroundings) -> Iterator[Finding]:
             f"{_at(converter)} saves into a folder that differs from object to object: {folder}",
             f"Conquest makes no folders: while one is missing, {lost}; and openrem-ingest removes "
             "sub-folders of a drop folder once they are empty",
-            f"save into a drop folder itself: {_right(converter)}",
+            f"save into a drop folder itself: {drops}",
         )
     elif not folder.startswith("/"):
         yield from _relative(converter)
@@ -479,19 +498,19 @@ def _names(converter: Converter, around: Surroundings) -> Iterator[Finding]:
         yield error(
             f"{_at(converter)} saves every object under one name: {converter.file}",
             f"each overwrites the one before it: {_objects(converter)} are lost",
-            f"name files by %o, their SOP Instance UID: {_right(converter)}",
+            _remedy("name files by %o, their SOP Instance UID", converter),
         )
     elif "%o" not in converter.file:
         yield warning(
             f"{_at(converter)} names files by something else than %o: {converter.file}",
             "two objects of one name overwrite each other",
-            f"name files by their SOP Instance UID: {_right(converter)}",
+            _remedy("name files by their SOP Instance UID", converter),
         )
     if around.is_passed_over(os.fsencode(converter.file)) and "os.rename" not in converter.text:
         yield error(
             f"{_at(converter)} saves under a name that is left alone: {converter.file}",
             "openrem-ingest takes such files for transfers in progress, and never imports them",
-            f"give them their final name: {_right(converter)}",
+            _remedy("give them their final name", converter),
         )
 
 
@@ -522,6 +541,8 @@ def _objects(converter: Converter) -> str:
     """The objects that a converter is for."""
     if converter.sop_class:
         return f"objects of SOP class {converter.sop_class}"
+    if _is_conditional(converter.text):
+        return "the objects that it is for"
     if converter.modality:
         return f"all {converter.modality} objects"
     return "all objects"
@@ -542,21 +563,34 @@ def _if_folder_is_missing(converter: Converter) -> str:
     return f"{_objects(converter)} stay in Conquest only"
 
 
-def _right(converter: Converter, *, number: int = 0) -> str:
-    """The right form of a converter."""
-    number = number or min(converter.number, NUMBER_MAX)
-    folder = converter.folder or "/path/of/the/drop/folder"
-    action = f"save to {folder}/%o.dcm; destroy"
-    asked = _QUOTED_PAIR.search(converter.text)
-    if converter.sop_class or _is_conditional(converter.text):
-        pair = (
-            f'"{asked[1]}","{asked[2]}"'
-            if asked and not converter.sop_class
-            else f'"%V0008,0016","{converter.sop_class or "the SOP class UID"}"'
-        )
-        return f"ImportConverter{number} = ifequal {pair}; {{{action}}}"
+def _remedy(words: str, converter: Converter, *, number: int = 0) -> str:
+    """What to do; with lines to copy where there is no doubt how they should be."""
+    right = _right(converter, number or min(converter.number, NUMBER_MAX))
+    if not right:
+        return words
+    return f"{words}: {right[0]}" if len(right) == 1 else "\n".join((f"{words}:", *right))
+
+
+def _right(converter: Converter, number: int) -> tuple[str, ...]:
+    """The right form of a converter, for the same objects; none if it does more than save."""
+    commands = [step.text for step in _steps(converter.text) if step.text]
+    condition = _condition_of(converter.text)
+    others = commands[1:] if condition else commands
+    is_plain = all(_PLAIN.fullmatch(command) for command in others)
+    if not converter.folder or not is_plain or len(_saves(converter.text)) > 1:
+        return ()
+    action = f"save to {converter.folder}/%o.dcm"
+    if converter.destroys:
+        action += "; destroy"
+    if condition:
+        word = condition.split()[0]
+        if not _QUOTED_PAIR.fullmatch(condition):
+            if not converter.sop_class:
+                return ()
+            condition = f'{word} "%V0008,0016","{converter.sop_class}"'
+        action = f"{condition}; {{{action if converter.destroys else action + '; nop'}}}"
     line = f"ImportConverter{number} = {action}"
     if not converter.modality:
-        return line
+        return (line,)
     modality = re.split(_BETWEEN_SEVERAL, converter.modality)[0]
-    return f"ImportModality{number} = {modality} and {line}"
+    return f"ImportModality{number} = {modality}", line

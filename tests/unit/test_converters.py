@@ -128,6 +128,14 @@ def test_what_is_expected_by_the_sop_class(
     assert drops(one(commands, modality)) == {"/d": importers}
 
 
+@pytest.mark.parametrize("word", ["ifnotequal", "ifnotmatch"])
+def test_what_is_expected_is_not_what_is_left_out(word: str) -> None:
+    commands = f'{word} "%V0008,0016","{STORAGE}88.67"; {{save to /d/%o.dcm; destroy}}'
+
+    for modality in ("", "SR"):
+        assert drops(one(commands, modality)) == {"/d": ()}
+
+
 @pytest.mark.parametrize(
     ("commands", "words"),
     [

@@ -157,7 +157,7 @@ RIGHT_MG = "ImportConverter1 = save to /dose/mammo/%o.dcm; destroy"
             "line 3: ImportConverter4",
             "save to stands last",
             "files are called %o.dcm}",
-            RIGHT_SR,
+            RIGHT_SR.replace("destroy", "nop"),
             id="save last",
         ),
         pytest.param(
@@ -300,21 +300,79 @@ def test_a_form_that_loses_objects_is_an_error(
     assert next_step in one.next
 
 
-def test_what_is_said_to_be_right_is_right() -> None:
-    """Whoever copies the remedy's line has no finding any more."""
-    wrong = (
+def pasted(remedy: str) -> list[str]:
+    """The lines of dicom.ini in a remedy, as somebody would copy them."""
+    return re.findall(r"Import\w+ = .*", remedy)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
         f"ImportConverter4 = ifequal %V0008,0016,{DOSE_SR}; {SR_BLOCK}",
+        f"ImportConverter4 = ifmatch %V0008,0016,{DOSE_SR}; {SR_BLOCK}",
         SR.replace(SR_BLOCK, "{destroy; save to /dose/sr/%o.dcm}"),
         SR.replace(SR_BLOCK, "save to /dose/sr/%o.dcm; destroy"),
+        SR.replace(SR_BLOCK, "{nop; save to /dose/sr/%o.dcm}"),
         f'{MAMMO[0]}\nImportConverter1 = save to "/dose/mammo/%o.dcm"; destroy',
         'ImportConverter3 = ifequal "%VModality","MG"; save to /dose/mammo/%o.dcm; destroy',
-    )
-    for line in wrong:
-        remedy = the_one(troubles(line)).next
-        lines = re.findall(r"Import\w+ = .*?(?= and Import|$)", remedy)
+        'ImportConverter3 = ifnotequal "%m","MG"; save to /dose/mammo/%o.dcm; destroy',
+        'ImportConverter3 = ifnotmatch "%m","M*"; {destroy; save to /dose/mammo/%o.dcm}',
+        f"ImportModality99 = SR\n{SR.replace('r4', 'r99')}",
+    ],
+)
+def test_what_is_said_to_be_right_is_right(line: str) -> None:
+    """Whoever copies the remedy's lines has no finding any more, and it is for the same objects."""
+    lines = pasted(the_one(troubles(line)).next)
 
-        assert lines
-        assert troubles(*lines) == []
+    assert lines
+    assert troubles(*lines) == []
+    (before,), (after,) = ini(line).converters, ini(*lines).converters
+    assert (after.modality, after.sop_class) == (before.modality, before.sop_class)
+    assert after.destroys == before.destroys
+    assert re.findall(r"if\w+", after.text) == re.findall(r"if\w+", before.text)
+
+
+def test_the_lines_of_a_remedy_are_lines() -> None:
+    one = the_one(troubles(MAMMO[0], MAMMO[1].replace("%o", "mammo")))
+
+    assert one.next.splitlines()[1:] == [*MAMMO]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ifnotequal %V0008,0016,1.2.3; {save to /dose/sr/%o.dcm; destroy}",
+        "ifequal %m,MG; {save to /dose/mammo/%o.dcm; destroy}",
+        'ifequal "%m","MG"; {save to /dose/mammo/%o.dcm; nop}; else; save to "/dose/sr/%o.dcm"',
+        'ifequal "%m","MG"; {save to "/dose/mammo/%o.dcm"; forward to PACS; destroy}',
+        'ifequal "%m","MG"; {save to "/dose/mammo/%o.dcm"; save to /dose/sr/%o.dcm; destroy}',
+        'ifequal "%m","MG"; {nop}; save to "/dose/mammo/%o.dcm"; destroy',
+        'ifequal "%m","MG"; {ifequal "%o","1"; {save to "/dose/mammo/%o.dcm"; destroy}}',
+    ],
+)
+def test_where_the_right_form_is_in_doubt_there_is_none_to_copy(text: str) -> None:
+    one = the_one(troubles(f"ImportConverter4 = {text}"))
+
+    assert one.next
+    assert pasted(one.next) == []
+
+
+@pytest.mark.parametrize(
+    ("condition", "sop_class"),
+    [
+        (f'ifequal "%V0008,0016","{DOSE_SR}"', DOSE_SR),
+        (f'IfMatch "%V0008,0016","{DOSE_SR}"', DOSE_SR),
+        (f'ifnotequal "%V0008,0016","{DOSE_SR}"', ""),
+        (f'ifnotmatch "%V0008,0016","{DOSE_SR}"', ""),
+        ('ifmatch "%V0008,0016","1.2.840.10008.5.1.4.1.1.88*"', ""),
+        ('ifmatch "%V0008,0016","*1.1.88.67"', ""),
+        (f'ifequal "%m","SR"; {{nop}}; ifequal "%V0008,0016","{DOSE_SR}"', ""),
+    ],
+)
+def test_a_sop_class_is_asked_for_only_where_it_is(condition: str, sop_class: str) -> None:
+    (converter,) = ini(f"ImportConverter4 = {condition}; {SR_BLOCK}").converters
+
+    assert converter.sop_class == sop_class
 
 
 def test_a_line_in_another_section_counts_for_nothing() -> None:
