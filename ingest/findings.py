@@ -20,7 +20,7 @@ class Finding:
     level: Level
     what: str
     why: str = ""  # what it means, or leads to
-    next: str = ""  # what to do; of warnings and errors always
+    next: str = ""  # what to do; of warnings and errors always. Lines to copy are lines of it
 
 
 def ok(what: str, why: str = "") -> Finding:

@@ -151,8 +151,8 @@ class _Doctor:
             click.echo(f"  {_MARKS[one.level]:<9}{_printable(one.what)}")
             if one.why and one.level is not Level.OK:
                 click.echo(f"{_INDENT}{_printable(one.why)}")
-            if one.next:
-                click.echo(f"{_INDENT}Next: {_printable(one.next)}")
+            for number, line in enumerate(one.next.split("\n") if one.next else ()):
+                click.echo(f"{_INDENT}{'' if number else 'Next: '}{_printable(line)}")
 
     def sum_up(self) -> None:
         """The last line."""

@@ -283,7 +283,9 @@ def _lines(finding: Finding) -> Iterator[str]:
     if finding.why:
         yield f"  {finding.why}"
     if finding.next:
-        yield f"  Next: {finding.next}"
+        first, *others = finding.next.split("\n")
+        yield f"  Next: {first}"
+        yield from (f"  {line}" for line in others)
 
 
 def _tell_lines(settings: Settings, found: _Found) -> None:

@@ -447,6 +447,13 @@ def test_conquests_converters_are_held_against_the_drop_folders(
     ini.write_bytes(b"[sscscp]\nImportConverter1 = save to /\xff\x1b[31m/%o.dcm; destroy\n")
     assert doctor(bare.config, dicom_ini=ini, as_json=False) == 3
     assert "\\udcff\\x1b[31m, which does not exist" in capsys.readouterr().out
+    right = (lines[2], f"ImportConverter1 = save to {bare.drop('dx')}/%o.dcm; destroy")
+    ini.write_text("\n".join(("[sscscp]", right[0], right[1].replace("%o", "one"))))
+    assert doctor(bare.config, dicom_ini=ini, as_json=False) == 3
+    copied = {line.strip() for line in capsys.readouterr().out.splitlines()}
+    assert copied >= {*right}  # each is a line of its own
+    _, found = examine(ini)
+    assert tuple(troubles(found)[0]["next"].splitlines()[1:]) == right
     _, found = examine(bare.root / "no.ini")
     assert "can't be read (No such file" in troubles(found)[0]["what"]
 

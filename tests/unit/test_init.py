@@ -330,6 +330,16 @@ def test_a_converter_that_loses_objects_is_told_of(place: Place) -> None:
     assert "ImportModality1 is a list: MG,DX" in said.out
 
 
+def test_lines_to_copy_are_lines_of_their_own(place: Place) -> None:
+    text = "[sscscp]\nImportModality1 = MG\nImportConverter1 = save to /d/one.dcm; destroy\n"
+    text = text.replace("/d/one.dcm", f'"{place.root}/d/%o.dcm"')
+    said = place.init("--from-conquest", place.file("dicom.ini", text))
+    right = ("ImportModality1 = MG", f"ImportConverter1 = save to {place.root}/d/%o.dcm; destroy")
+
+    assert {line.strip() for line in said.out.splitlines()} >= {*right}
+    assert {line.strip("# ") for line in place.output.read_text().splitlines()} >= {*right}
+
+
 def test_a_dicom_ini_that_saves_nothing_makes_nothing(place: Place) -> None:
     path = place.file("dicom.ini", "[sscscp]\nMicroPACS = sscscp\n")
 
