@@ -48,7 +48,11 @@ def safe_name(path: bytes) -> str:
 
 def shown(path: bytes) -> str:
     """A path as it may be printed on a terminal, for the user who owns it."""
-    text = os.fsdecode(path).encode("utf-8", "backslashreplace").decode("utf-8")
+    return printable(os.fsdecode(path))
+
+
+def printable(text: str) -> str:
+    """A line as a terminal takes it, whatever a path or a line of somebody's file has in it."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 

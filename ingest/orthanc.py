@@ -405,8 +405,16 @@ def hand_over(drops: Sequence[NewDrop]) -> str:
 
 
 def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    """A text of Lua's, all of it to be seen on a terminal."""
+    return "'" + "".join(_escaped(one) for one in text) + "'"
+
+
+def _escaped(char: str) -> str:
+    if char in "\\'":
+        return "\\" + char
+    if char.isprintable():
+        return char
+    return "".join(f"\\{byte:03}" for byte in char.encode("utf-8", "surrogateescape"))
 
 
 def toshiba_rules(pairs: Collection[tuple[str, str]]) -> tuple[NewRule, ...]:

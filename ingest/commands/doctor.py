@@ -148,11 +148,11 @@ class _Doctor:
             self._group = group
             click.echo(group)
         for one in found:
-            click.echo(f"  {_MARKS[one.level]:<9}{_printable(one.what)}")
+            click.echo(f"  {_MARKS[one.level]:<9}{log.printable(one.what)}")
             if one.why and one.level is not Level.OK:
-                click.echo(f"{_INDENT}{_printable(one.why)}")
+                click.echo(f"{_INDENT}{log.printable(one.why)}")
             for number, line in enumerate(one.next.split("\n") if one.next else ()):
-                click.echo(f"{_INDENT}{'' if number else 'Next: '}{_printable(line)}")
+                click.echo(f"{_INDENT}{'' if number else 'Next: '}{log.printable(line)}")
 
     def sum_up(self) -> None:
         """The last line."""
@@ -239,11 +239,6 @@ def _around(ini: DicomIni, settings: Settings) -> Surroundings:
         },
         is_passed_over=is_passed_over,
     )
-
-
-def _printable(text: str) -> str:
-    """Whatever a path or a line of a dicom.ini has in it, the terminal takes it."""
-    return log.shown(text.encode("utf-8", "surrogateescape"))
 
 
 def _times(number: int, what: str) -> str:

@@ -121,15 +121,11 @@ def _as_line(one: Held) -> str:
     return _line(
         one.id,
         when,
-        _printable(one.drop),
-        _printable(note.station if note else "") or "-",
-        _printable(note.reason) if note else _NO_REASON,
+        log.printable(one.drop),
+        log.printable(note.station if note else "") or "-",
+        log.printable(note.reason) if note else _NO_REASON,
         log.shown(one.place),
     )
-
-
-def _printable(text: str) -> str:
-    return log.shown(os.fsencode(text.encode("utf-8", "surrogateescape")))
 
 
 def _as_json(one: Held) -> str:
@@ -199,7 +195,7 @@ def retry(settings: Settings, choice: Choice) -> int:
         if home is None:
             tally.failed(
                 one,
-                f"its drop folder {_printable(one.drop)} is not configured any more. "
+                f"its drop folder {log.printable(one.drop)} is not configured any more. "
                 "Next: move the file into another one by hand",
             )
             return None

@@ -17,13 +17,13 @@ from typing import TypedDict
 import click
 import platformdirs
 
-from ingest import config, converters, dicom_ini, files, lua, orthanc, setup_file
+from ingest import config, converters, dicom_ini, files, log, lua, orthanc, setup_file
 from ingest.commands import conquest
 from ingest.config import Drop, Settings
 from ingest.converters import FromConquest
 from ingest.errors import ConfigError
 from ingest.findings import Finding, Level, warning
-from ingest.setup import Carried, NewDrop, Setup, usual_drops
+from ingest.setup import Carried, NewDrop, Setup, is_path_here, usual_drops
 
 FOLDER = Path("/var/dose/dosedata")  # of the drop folders, if not said
 SITE_FILE = Path("/etc/openrem-ingest/config.toml")  # of a service
@@ -77,7 +77,7 @@ def init(sources: Sources, output: Path | None) -> int:
     """
     target = _absolute(output if output is not None else default_file())
     _check_absent(target)
-    folder = os.path.normpath(_absolute(sources.folder or FOLDER))
+    folder = _folder(sources.folder)
     found = _read(sources, folder)
     python, note, missing = _python(sources.python, found.orthanc.python)
     drops = found.conquest.carried.drops or usual_drops(folder)
@@ -94,7 +94,9 @@ def init(sources: Sources, output: Path | None) -> int:
     settings = _write(target, setup_file.text_of(new), drops)
     _tell(target, settings, found, lost)
     if found.is_from_orthanc:
-        click.echo("\nThe script for Orthanc, instead of OpenREM's (file, then LuaScripts):\n")
+        _say("")
+        _say("The script for Orthanc, instead of OpenREM's (file, then LuaScripts):")
+        _say("")
         click.echo(orthanc.hand_over(drops))
     return 0
 
@@ -106,6 +108,21 @@ def default_file() -> Path:
     if os.geteuid() == 0:
         return SITE_FILE
     return Path(platformdirs.user_config_dir("openrem-ingest")) / "config.toml"
+
+
+def _folder(given: Path | None) -> str:
+    folder = os.path.normpath(_absolute(given or FOLDER))
+    _check_text(folder, "--dir")
+    return folder
+
+
+def _check_text(path: str, option: str) -> None:
+    """A configuration is text, and so must be the paths in it."""
+    if not is_path_here(path):
+        raise ConfigError(
+            f"{log.printable(path)}: has signs that are no text (UTF-8) that can be printed. "
+            f"Next: name another path with {option}"
+        )
 
 
 def _absolute(path: Path) -> Path:
@@ -181,6 +198,7 @@ def _python(given: Path | None, named: str) -> tuple[str, str, tuple[Finding, ..
     """OpenREM's interpreter, a comment on it, and what must be told of it."""
     if given is not None:
         path = str(_absolute(given))
+        _check_text(path, "--openrem-python")
         return path, "OpenREM's own Python", _if_missing(path)
     if named:
         return named, "OpenREM's own Python, as the Lua script names it", _if_missing(named)
@@ -260,22 +278,28 @@ def _told(path: Path | str) -> Iterator[None]:
 
 
 def _tell(target: Path, settings: Settings, found: _Found, lost: tuple[Finding, ...]) -> None:
-    click.echo(f"Wrote {target}: {len(settings.drop)} drop folders, {len(settings.rule)} rules.")
+    _say(f"Wrote {target}: {len(settings.drop)} drop folders, {len(settings.rule)} rules.")
     for drop in settings.drop:
         expect = ", ".join(importer.value for importer in drop.expect) or "anything"
-        click.echo(f"  {drop.path} ({expect})")
+        _say(f"  {drop.path} ({expect})")
     _list("Not carried over, or to be filled in (also at the top of the file):", lost)
     _list("Good to know:", (*found.orthanc.told, *found.conquest.carried.told))
     _tell_lines(settings, found)
     _tell_next(target, settings, found)
 
 
+def _say(line: str) -> None:
+    """Print one line; what came from elsewhere may have anything in it."""
+    click.echo(log.printable(line))
+
+
 def _list(title: str, findings: tuple[Finding, ...]) -> None:
     if findings:
-        click.echo(f"\n{title}")
+        _say("")
+        _say(title)
     for finding in findings:
         for line in _lines(finding):
-            click.echo(line)
+            _say(line)
 
 
 def _lines(finding: Finding) -> Iterator[str]:
@@ -296,10 +320,11 @@ def _tell_lines(settings: Settings, found: _Found) -> None:
     paths = {one.drop.path for one in found.conquest.replaced}
     drops = tuple(drop for drop in settings.drop if str(drop.path) in paths)
     which = ", ".join(f"ImportConverter{number}" for number in numbers)
-    click.echo(f"\nIn dicom.ini, take out {which} (with ImportModality of the same number).")
-    click.echo("In their place, in section [sscscp], each from the first column:")
+    _say("")
+    _say(f"In dicom.ini, take out {which} (with ImportModality of the same number).")
+    _say("In their place, in section [sscscp], each from the first column:")
     for line in _numbered(_lines_for(drops), found.kept_numbers):
-        click.echo(line)
+        _say(line)
 
 
 def _lines_for(drops: tuple[Drop, ...]) -> list[str]:
@@ -349,9 +374,10 @@ def _tell_next(target: Path, settings: Settings, found: _Found) -> None:
         f"try it as that user: openrem-ingest{option} status",
         f"start it: openrem-ingest{option} run",
     ]
-    click.echo("\nNext:")
+    _say("")
+    _say("Next:")
     for number, step in enumerate(steps, start=1):
-        click.echo(f"{number}. {step}")
+        _say(f"{number}. {step}")
 
 
 def _is_looked_for(target: Path) -> bool:

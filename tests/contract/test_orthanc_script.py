@@ -687,7 +687,7 @@ class HandingOver:
             lua_of.table_from(tags_of) if path.endswith("/simplified-tags") else self.content
         )
         self._world.Delete = self.deleted.append
-        lua_of.execute(text)
+        lua_of.execute(text.encode())  # as the file that it is
 
     def store(self) -> None:
         """An object has been received."""
@@ -701,10 +701,12 @@ class HandingOver:
 def test_our_script_for_orthanc_puts_each_object_into_its_folder(
     tmp_path: Path, modality: str, name: str
 ) -> None:
-    drops = usual_drops(str(tmp_path / "it's a \\"))
+    drops = usual_drops(str(tmp_path / "it's a \\ ö\n\x1b7"))
     for drop in drops:
         Path(drop.path).mkdir(parents=True)
-    script = HandingOver(orthanc.hand_over(drops), {"Modality": modality})
+    text = orthanc.hand_over(drops)
+    assert all(line.isprintable() for line in text.split("\n"))
+    script = HandingOver(text, {"Modality": modality})
 
     script.store()
     (found,) = (path for path in tmp_path.rglob("*") if path.is_file())

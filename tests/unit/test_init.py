@@ -346,6 +346,28 @@ def test_a_dicom_ini_that_saves_nothing_makes_nothing(place: Place) -> None:
     assert "no ImportConverter saves anything" in place.refused("--from-conquest", path)
 
 
+def test_whatever_is_in_dicom_ini_the_terminal_takes_it(place: Place) -> None:
+    """Bytes that are no text, and signs that would mean something to a terminal."""
+    path = place.root / "dicom.ini"
+    path.write_bytes(
+        b"[sscscp]\nImportModality1 = MG\n"
+        b"ImportConverter1 = save to /d/R\xf6ntgen\x1b[31m/%o.dcm; system openrem \x07\xf6; nop\n"
+    )
+    said = place.init("--from-conquest", path)
+
+    assert (said.code, said.err) == (0, "")
+    assert "/d/R\\udcf6ntgen\\x1b[31m/%o.dcm" in said.out
+    assert all(line.isprintable() for line in said.out.splitlines())
+    assert len(place.settings().drop) == 1
+
+
+def test_a_path_that_is_no_text_makes_nothing(place: Place) -> None:
+    for option in ("--dir", "--openrem-python"):
+        words = place.refused(option, place.root / os.fsdecode(b"R\xf6ntgen\x1b"))
+        assert "R\\udcf6ntgen\\x1b: has signs that are no text" in words
+        assert option in words
+
+
 def test_both_at_once(place: Place) -> None:
     text = LINUX.replace("/dose/", f"{place.root}/conquest/")
     ini = place.file("dicom.ini", text)
