@@ -9,14 +9,8 @@ from ingest import routing
 from ingest.dicom_ini import Converter, DicomIni
 from ingest.findings import Finding, note, warning
 from ingest.model import Header, Import, Importer
-from ingest.setup import Carried, NewDrop, is_path_here, usual_drop
+from ingest.setup import BY_MODALITY, Carried, NewDrop, is_path_here, usual_drop
 
-_BY_MODALITY = {
-    "MG": Importer.MG,
-    **dict.fromkeys(("DX", "CR", "PX"), Importer.DX),
-    **dict.fromkeys(("NM", "PT"), Importer.NM),
-    "SR": Importer.RDSR,
-}
 _REPORTS = (routing.XRAY_DOSE_SR, routing.ENHANCED_SR, routing.RADIOPHARMACEUTICAL_DOSE_SR)
 _COMMAND = re.compile(r"[^;{}]+")
 _CALLS = re.compile(r"\s*system\b|.*\bos\.execute\b", re.IGNORECASE | re.DOTALL)
@@ -88,7 +82,7 @@ def _drop_of(converter: Converter, folder: str) -> tuple[NewDrop, Finding | None
         what = f"saves to {saved}"
         reason = "that is no whole path on this machine"
     return NewDrop(path=drop.path, expect=importers, why=why), warning(
-        f"{_at(converter)} {what}",
+        f"{converter.where} {what}",
         f"{reason}; {drop.path} stands for it",
         "fill in the path of its [[drop]] as Conquest and this machine see it, or use the lines "
         "below",
@@ -108,7 +102,7 @@ def _importers_of(converter: Converter) -> tuple[Importer, ...]:
         return (decision.importer,) if isinstance(decision, Import) else ()
     if "0008,0016" in converter.text:
         return ()  # it may well ask for all but a class
-    importer = _BY_MODALITY.get((converter.modality or "").upper())
+    importer = BY_MODALITY.get((converter.modality or "").upper())
     return (importer,) if importer is not None else ()
 
 
@@ -126,7 +120,7 @@ def _calls(converter: Converter) -> Iterator[str]:
 
 def _twice(converter: Converter, calls: tuple[str, ...]) -> Finding:
     return warning(
-        f"{_at(converter)} calls OpenREM's import itself: {'; '.join(calls)}",
+        f"{converter.where} calls OpenREM's import itself: {'; '.join(calls)}",
         "each object would be imported twice: by that call, and by openrem-ingest; two imports "
         "at once can spoil a study for good",
         "take the call out of dicom.ini before openrem-ingest runs: use the lines below",
@@ -135,11 +129,7 @@ def _twice(converter: Converter, calls: tuple[str, ...]) -> Finding:
 
 def _other_call(converter: Converter, calls: tuple[str, ...]) -> Finding:
     return note(
-        f"{_at(converter)} also calls another program: {'; '.join(calls)}",
+        f"{converter.where} also calls another program: {'; '.join(calls)}",
         "openrem-ingest may take the file away while it runs",
         "see that it does not need the file, or have it work on a copy",
     )
-
-
-def _at(converter: Converter) -> str:
-    return f"dicom.ini line {converter.line}: ImportConverter{converter.number}"

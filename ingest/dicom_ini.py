@@ -46,6 +46,11 @@ class Converter:
     file: str = ""  # the name that it saves under
     destroys: bool = False  # does Conquest give the object up?
 
+    @property
+    def where(self) -> str:
+        """Which one it is, for people."""
+        return f"dicom.ini line {self.line}: ImportConverter{self.number}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
@@ -331,7 +336,7 @@ def _numbers(converter: Converter, ini: DicomIni) -> Iterator[Finding]:
     if converter.number > NUMBER_MAX:
         free = _free_number(ini)
         yield error(
-            f"{_at(converter)} has a number above {NUMBER_MAX}",
+            f"{converter.where} has a number above {NUMBER_MAX}",
             f"Conquest never runs it: {_objects(converter)} never come into their folder, and "
             "stay in Conquest",
             _remedy("use a number that is free", converter, number=free),
@@ -366,7 +371,7 @@ def _commands(converter: Converter) -> Iterator[Finding]:
     outside = [part for part in _TOKEN.findall(text) if not part.startswith('"')]
     if text.count('"') % 2 or outside.count("{") != outside.count("}"):
         yield error(
-            f"{_at(converter)} has a quote or a brace without its other half",
+            f"{converter.where} has a quote or a brace without its other half",
             f"what Conquest makes of it is not known; {_objects(converter)} may be lost",
             _remedy("give it its other half", converter),
         )
@@ -378,14 +383,14 @@ def _commands(converter: Converter) -> Iterator[Finding]:
     is_for_all = converter.modality is None and not converter.is_filtered
     if is_for_all and converter.destroys and not _is_conditional(text):
         yield warning(
-            f"{_at(converter)} asks for no modality and no SOP class",
+            f"{converter.where} asks for no modality and no SOP class",
             "it takes every object that Conquest receives"
             + ("" if converter.folder else ", and destroys it"),
             f"say which objects are meant, for example: ImportModality{converter.number} = MG",
         )
     elif converter.folder and not converter.destroys:
         yield note(
-            f"{_at(converter)} saves a copy and has no destroy",
+            f"{converter.where} saves a copy and has no destroy",
             f"Conquest keeps {_objects(converter)}, too: they are stored twice",
             _remedy("if they are wanted in OpenREM only", replace(converter, destroys=True)),
         )
@@ -400,13 +405,13 @@ def _conditions(converter: Converter) -> Iterator[Finding]:
         word = step.text.split()[0]
         if not _QUOTED_PAIR.fullmatch(step.text):
             yield error(
-                f'{_at(converter)}: {word} without double quotes (") around both of its values',
+                f'{converter.where}: {word} without double quotes (") around both of its values',
                 f"Conquest doesn't understand the condition: {_every(converter)}",
                 _remedy("put double quotes around each of the two values", converter),
             )
         elif not _has_block(steps, index) and len(steps) > index + 2:
             yield error(
-                f"{_at(converter)}: {word} without braces around what it is for",
+                f"{converter.where}: {word} without braces around what it is for",
                 "the condition then holds for the first command only and the others are run "
                 f"always: {_every(converter)}",
                 _remedy("put braces around all that it is for", converter),
@@ -420,7 +425,7 @@ def _orders(converter: Converter) -> Iterator[Finding]:
             gone.add(step.block)
         elif _SAVE.fullmatch(step.text) and gone & {0, step.block}:
             yield error(
-                f"{_at(converter)}: destroy comes before save to",
+                f"{converter.where}: destroy comes before save to",
                 f"nothing is saved then: {_objects(converter)} are lost",
                 _remedy("save first, then destroy", converter),
             )
@@ -431,13 +436,13 @@ def _targets(converter: Converter) -> Iterator[Finding]:
         if target[:1] in {'"', "'"}:
             lost = "are lost" if converter.destroys else "stay in Conquest only"
             yield error(
-                f"{_at(converter)}: the path after save to is in quotes",
+                f"{converter.where}: the path after save to is in quotes",
                 f"Conquest then saves nothing: {_objects(converter)} {lost}",
                 _remedy("write the path without quotes (blanks in it do no harm)", converter),
             )
         elif step.end == "}":
             yield error(
-                f"{_at(converter)}: save to stands last within the braces",
+                f"{converter.where}: save to stands last within the braces",
                 f"the brace becomes a part of the name: files are called {target.split('/')[-1]}}}",
                 _remedy("put a command or a semicolon between the name and the brace", converter),
             )
@@ -454,7 +459,7 @@ def _places(converter: Converter, around: Surroundings) -> Iterator[Finding]:
     lost = _if_folder_is_missing(converter)
     if "%" in folder:
         yield warning(
-            f"{_at(converter)} saves into a folder that differs from object to object: {folder}",
+            f"{converter.where} saves into a folder that differs from object to object: {folder}",
             f"Conquest makes no folders: while one is missing, {lost}; and openrem-ingest removes "
             "sub-folders of a drop folder once they are empty",
             f"save into a drop folder itself: {drops}",
@@ -463,21 +468,21 @@ def _places(converter: Converter, around: Surroundings) -> Iterator[Finding]:
         yield from _relative(converter)
     elif folder not in around.folders:
         yield error(
-            f"{_at(converter)} saves into {folder}, which does not exist (or may not be seen)",
+            f"{converter.where} saves into {folder}, which does not exist (or may not be seen)",
             f"Conquest makes no folders: {lost}",
             f"make the folder and name it in a [[drop]], or save into one of: {drops}",
         )
     elif (real := around.folders[folder]) not in around.drops:
         if any(real.startswith(drop.rstrip("/") + "/") for drop in around.drops):
             yield error(
-                f"{_at(converter)} saves into {folder}, a sub-folder of a drop folder",
+                f"{converter.where} saves into {folder}, a sub-folder of a drop folder",
                 "openrem-ingest removes it once it is empty, as it does with folders that were "
                 f"dragged in; then {lost}",
                 "give it a [[drop]] of its own: those are never removed",
             )
         else:
             yield warning(
-                f"{_at(converter)} saves into {folder}, which is no drop folder",
+                f"{converter.where} saves into {folder}, which is no drop folder",
                 f"openrem-ingest never sees {_objects(converter)}",
                 f"give it a [[drop]] in the configuration, or save into one of: {drops}",
             )
@@ -487,7 +492,7 @@ def _relative(converter: Converter) -> Iterator[Finding]:
     target = _first_save(converter.text)
     if target and not target.startswith("/"):
         yield warning(
-            f"{_at(converter)} saves to a path without a leading /: {target}",
+            f"{converter.where} saves to a path without a leading /: {target}",
             "it begins at Conquest's own folder, so it is not known where it leads",
             "write the whole path of a drop folder",
         )
@@ -496,19 +501,19 @@ def _relative(converter: Converter) -> Iterator[Finding]:
 def _names(converter: Converter, around: Surroundings) -> Iterator[Finding]:
     if "%" not in converter.file:
         yield error(
-            f"{_at(converter)} saves every object under one name: {converter.file}",
+            f"{converter.where} saves every object under one name: {converter.file}",
             f"each overwrites the one before it: {_objects(converter)} are lost",
             _remedy("name files by %o, their SOP Instance UID", converter),
         )
     elif "%o" not in converter.file:
         yield warning(
-            f"{_at(converter)} names files by something else than %o: {converter.file}",
+            f"{converter.where} names files by something else than %o: {converter.file}",
             "two objects of one name overwrite each other",
             _remedy("name files by their SOP Instance UID", converter),
         )
     if around.is_passed_over(os.fsencode(converter.file)) and "os.rename" not in converter.text:
         yield error(
-            f"{_at(converter)} saves under a name that is left alone: {converter.file}",
+            f"{converter.where} saves under a name that is left alone: {converter.file}",
             "openrem-ingest takes such files for transfers in progress, and never imports them",
             _remedy("give them their final name", converter),
         )
@@ -531,10 +536,6 @@ def _unfilled(ini: DicomIni, around: Surroundings) -> Iterator[Finding]:
             f"no import converter saves into the drop folder {drop}",
             "that is right if people or other systems fill it",
         )
-
-
-def _at(converter: Converter) -> str:
-    return f"dicom.ini line {converter.line}: ImportConverter{converter.number}"
 
 
 def _objects(converter: Converter) -> str:

@@ -23,9 +23,9 @@ class Finding:
     next: str = ""  # what to do; of warnings and errors always. Lines to copy are lines of it
 
 
-def ok(what: str, why: str = "") -> Finding:
+def ok(what: str) -> Finding:
     """It is as it should be."""
-    return Finding(level=Level.OK, what=what, why=why)
+    return Finding(level=Level.OK, what=what)
 
 
 def note(what: str, why: str = "", next_step: str = "") -> Finding:

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Sequence
 from ingest.findings import Finding, note, warning
 from ingest.lua import Function, Script, Setting, Value
 from ingest.model import Importer
-from ingest.setup import Carried, NewDrop, NewRule, is_path_here
+from ingest.setup import BY_MODALITY, Carried, NewDrop, NewRule, is_path_here
 
 RECEIVED = "modality that OpenREM's Orthanc script does not receive"
 
@@ -61,11 +61,6 @@ _FILTER_FORM = re.compile(
 _TOSHIBA = "cttoshiba"
 _HAS_TOSHIBA = _TOSHIBA in {importer.value for importer in Importer}  # not in this version
 
-_BY_MODALITY = {
-    "MG": Importer.MG,
-    **dict.fromkeys(("CR", "DX", "PX"), Importer.DX),
-    **dict.fromkeys(("NM", "PT"), Importer.NM),
-}
 _HAND_OVER = """
 function OnStoredInstance(id)
   local tags = ParseJson(RestApiGet('/instances/' .. id .. '/simplified-tags'))
@@ -390,7 +385,7 @@ def hand_over(drops: Sequence[NewDrop]) -> str:
     other = folders.get(Importer.RDSR, drops[0].path)
     chosen = [
         f"  {modality} = {_quoted(folders[importer])},"
-        for modality, importer in _BY_MODALITY.items()
+        for modality, importer in BY_MODALITY.items()
         if folders.get(importer, other) != other
     ]
     return "\n".join(

@@ -52,6 +52,12 @@ class Setup:
     notes: tuple[str, ...] = ()  # for the top of the file, as comments
 
 
+BY_MODALITY = {  # what objects of a modality most likely are
+    "MG": Importer.MG,
+    **dict.fromkeys(("DX", "CR", "PX"), Importer.DX),
+    **dict.fromkeys(("NM", "PT"), Importer.NM),
+    "SR": Importer.RDSR,
+}
 _USUAL = {
     "mammo": (Importer.MG,),
     "dx": (Importer.DX,),

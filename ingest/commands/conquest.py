@@ -6,11 +6,13 @@ that comes last, a number above 98).
 """
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import click
 
 from ingest.config import Drop, Settings
+from ingest.dicom_ini import NUMBER_MAX, VALUE_MAX
 from ingest.errors import ConfigError
 from ingest.model import Importer
 
@@ -50,8 +52,6 @@ _BY_NAME = {  # the folder names of OpenREM's documentation
     "pet": (Importer.NM,),
 }
 _BREAKS_A_LINE = set("\"'\\;{}%\n\r")
-_LINE_MAX = 512  # bytes; Conquest cuts longer values
-_NUMBER_MAX = 98  # Conquest never runs converters from 99 on
 
 
 def conquest(settings: Settings, *, plain: bool) -> int:
@@ -63,19 +63,20 @@ def conquest(settings: Settings, *, plain: bool) -> int:
     return 0
 
 
-def lines(drops: tuple[Drop, ...], *, plain: bool) -> list[str]:
+def lines(drops: tuple[Drop, ...], *, plain: bool, taken: Collection[int] = ()) -> list[str]:
     """The lines for these folders.
 
     Args:
         drops: the configured folders.
         plain: save under the final name at once. The default writes beside and renames, so
             that the sender hears of a missing folder.
+        taken: the numbers of other converters.
 
     Raises:
-        ConfigError: a folder's path can't be written in a dicom.ini.
+        ConfigError: a folder's path can't be written in a dicom.ini, or the numbers are out.
     """
     result: list[str] = []
-    number = 0
+    free = (number for number in range(1, NUMBER_MAX + 1) if number not in taken)
     for drop in drops:
         _check(str(drop.path))
         importers = drop.expect or _BY_NAME.get(drop.name.lower(), ())
@@ -86,10 +87,13 @@ def lines(drops: tuple[Drop, ...], *, plain: bool) -> list[str]:
             )
         for importer in importers:
             for match in (_BOTH | (_PLAIN if plain else _SAFE))[importer]:
-                number += 1
+                number = next(free, None)
+                if number is None:
+                    raise ConfigError(
+                        f"drop: too many for Conquest, which runs no converter above number "
+                        f"{NUMBER_MAX}. Next: take out converters that are not needed"
+                    )
                 result += _converter(number, str(drop.path), match, plain=plain)
-    if number > _NUMBER_MAX:
-        raise ConfigError("drop: too many for Conquest, which runs no converter above number 98")
     return result
 
 
@@ -111,7 +115,7 @@ def _converter(number: int, folder: str, match: _Match, *, plain: bool) -> list[
         )
     if match.sop_class:
         action = f'ifequal "%V0008,0016","{_STORAGE}{match.sop_class}"; {{{action}}}'
-    if len(os.fsencode(action)) > _LINE_MAX:
+    if len(os.fsencode(action)) > VALUE_MAX:
         raise ConfigError(f"drop.path: {folder} is too long for Conquest. Next: a shorter path")
     line = f"ImportConverter{number} = {action}"
     return [f"ImportModality{number} = {match.modality}", line] if match.modality else [line]

@@ -149,7 +149,7 @@ class _Doctor:
             click.echo(group)
         for one in found:
             click.echo(f"  {_MARKS[one.level]:<9}{log.printable(one.what)}")
-            if one.why and one.level is not Level.OK:
+            if one.why:
                 click.echo(f"{_INDENT}{log.printable(one.why)}")
             for number, line in enumerate(one.next.split("\n") if one.next else ()):
                 click.echo(f"{_INDENT}{'' if number else 'Next: '}{log.printable(line)}")

@@ -6,7 +6,6 @@ Orthanc, and the import converters of Conquest's dicom.ini. All else is told.
 
 import contextlib
 import os
-import re
 import shlex
 import tempfile
 from collections.abc import Iterator
@@ -252,12 +251,10 @@ def _write(target: Path, text: str, drops: tuple[NewDrop, ...]) -> Settings:
             files.make_folder(os.fsencode(drop.path))
     with _told(target):
         files.make_folder(os.fsencode(target.parent))
-        passing = os.fsencode(target) + b".part"
-        files.write_durably(passing, text)
         try:
-            files.move(passing, os.fsencode(target))
+            with files.made_durably(os.fsencode(target)) as file:
+                file.write(text.encode())
         except FileExistsError:
-            files.unlink_alias(passing)
             _check_absent(target)
             raise
     return settings
@@ -323,32 +320,15 @@ def _tell_lines(settings: Settings, found: _Found) -> None:
     _say("")
     _say(f"In dicom.ini, take out {which} (with ImportModality of the same number).")
     _say("In their place, in section [sscscp], each from the first column:")
-    for line in _numbered(_lines_for(drops), found.kept_numbers):
+    for line in _lines_for(drops, found.kept_numbers):
         _say(line)
 
 
-def _lines_for(drops: tuple[Drop, ...]) -> list[str]:
+def _lines_for(drops: tuple[Drop, ...], taken: frozenset[int]) -> list[str]:
     try:
-        return conquest.lines(drops, plain=False)
+        return conquest.lines(drops, plain=False, taken=taken)
     except ConfigError as error:
         return [f"# {error}"]
-
-
-_NUMBER = re.compile(r"(?<=^ImportConverter)\d+|(?<=^ImportModality)\d+")
-
-
-def _numbered(lines: list[str], taken: frozenset[int]) -> Iterator[str]:
-    """The lines with numbers that other converters don't have."""
-    free = (number for number in range(1, dicom_ini.NUMBER_MAX + 1) if number not in taken)
-    given: dict[str, str] = {}
-    for line in lines:
-        match = _NUMBER.search(line)
-        if match is None:
-            yield line
-            continue
-        number = given.get(match[0]) or str(next(free, dicom_ini.NUMBER_MAX + 1))
-        given[match[0]] = number
-        yield line[: match.start()] + number + line[match.end() :]
 
 
 def _tell_next(target: Path, settings: Settings, found: _Found) -> None:

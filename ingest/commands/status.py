@@ -15,13 +15,13 @@ from rich.table import Table
 from ingest import disks, locks, log, parts
 from ingest.commands.show import now, out
 from ingest.config import Drop, Settings
+from ingest.doctor.folders import SILENT_S
 from ingest.errors import LedgerError, OpenRemUnreachable, Reason
 from ingest.ledger import Ledger, Tally
 from ingest.model import IN_HAND, Job, State
 from ingest.presence import Absence, Presence
 from ingest.service import MISSED
 
-SILENT_S = 60.0  # the service writes to its ledger every ten seconds
 _WORDS = {True: "running", False: "stopped"}
 EXAMPLES = 3  # paths shown for each reason
 PENDING = (State.SEEN, State.READY, *IN_HAND)

@@ -64,6 +64,22 @@ def test_every_sop_class_of_a_kind_has_its_line() -> None:
     assert classes == ["1.2", "1.2.1", "1.1", "1.1.1", "1", "88.67", "88.22", "88.68"]
 
 
+def test_numbers_that_are_taken_are_left_to_others() -> None:
+    found = lines((MAMMO, SR), plain=True, taken={1, 3, 4})
+
+    numbers = [re.sub(r"\D*(\d+) =.*", r"\1", line) for line in found]
+    assert numbers == ["2", "2", "5", "6", "7"]
+    assert list(map(without_numbers, found)) == list(
+        map(without_numbers, lines((MAMMO, SR), plain=True))
+    )
+
+
+def test_no_line_has_a_number_that_never_runs() -> None:
+    assert len(lines((MAMMO,), plain=True, taken=range(1, 98))) == 2
+    with pytest.raises(ConfigError, match="above number 98"):
+        lines((MAMMO,), plain=True, taken=range(1, 99))
+
+
 @pytest.mark.parametrize("plain", [True, False])
 def test_a_philips_dose_info_is_a_ct_secondary_capture(plain: bool) -> None:
     found = lines(

@@ -323,6 +323,27 @@ def test_the_lines_that_are_told_can_take_the_place_of_the_old_ones(
     assert {one.folder for one in after.converters} == paths
 
 
+def test_where_no_number_is_free_it_is_said(place: Place) -> None:
+    """Rather than lines that would never run."""
+    others = "".join(f"ImportConverter{number} = nop\n" for number in range(2, 99))
+    text = LINUX.replace("/dose/", f"{place.root}/d/")
+    text = "".join(line for line in text.splitlines(keepends=True) if line[15:16] not in {*"2345"})
+    said = place.init("--from-conquest", place.file("dicom.ini", text + others))
+
+    assert "# drop: too many for Conquest" in said.out
+    assert "ImportConverter99" not in said.out
+
+
+def test_what_lies_beside_the_file_stays(place: Place) -> None:
+    place.output.parent.mkdir()
+    beside = place.output.with_name("config.toml.part")
+    beside.write_text("mine")
+
+    assert place.init().code == 0
+    assert beside.read_text() == "mine"
+    assert sorted(place.output.parent.iterdir()) == [place.output, beside]
+
+
 def test_a_converter_that_loses_objects_is_told_of(place: Place) -> None:
     text = f"[sscscp]\nImportModality1 = MG,DX\nImportConverter1 = save to {place.root}/a/%o.dcm\n"
     said = place.init("--from-conquest", place.file("dicom.ini", text))
