@@ -29,6 +29,7 @@ SITE_FILE = Path("/etc/openrem-ingest/config.toml")  # of a service
 # Where OpenREM's documentation has its interpreter.
 WELL_KNOWN = (Path("/var/dose/veopenrem3/bin/python"),)
 UNKNOWN_PYTHON = "/path/to/openrem/bin/python"  # to be filled in
+_USER = "www-data"  # that OpenREM often runs as
 _MOST = 4 << 20  # bytes of a script or a dicom.ini
 _NOTHING = FromConquest(carried=Carried(), replaced=())
 _ERRORS = frozenset({Level.WARNING, Level.ERROR})
@@ -332,37 +333,52 @@ def _lines_for(drops: tuple[Drop, ...], taken: frozenset[int]) -> list[str]:
 
 
 def _tell_next(target: Path, settings: Settings, found: _Found) -> None:
-    option = "" if _is_looked_for(target) else f" -c {shlex.quote(str(target))}"
-    folders = " ".join(shlex.quote(str(drop.path)) for drop in settings.drop)
-    owner = (
-        "see that the user that it will run as (often www-data) may write into the folders, and "
-        f"owns the ledger's: chown www-data {folders}; "
-        f"install -d -o www-data {shlex.quote(str(settings.state_dir))}"
-    )
-    steps = [f"read {target}, and fill in what is said above", owner]
+    # Whoever runs it may not see what this user sees: only the service's file is found by all.
+    option = "" if target == SITE_FILE else f" -c {shlex.quote(str(target))}"
     if found.is_from_orthanc:
-        steps.append(
+        fill = (
             "take OpenREM's script out of Orthanc (LuaScripts), or each object is imported twice; "
             "the script below puts what Orthanc receives into the drop folders"
         )
     else:
-        steps.append(
+        fill = (
             f"have the folders filled: openrem-ingest{option} conquest prints the lines for "
             "Conquest"
         )
-    steps += [
-        f"try it as that user: openrem-ingest{option} status",
-        f"start it: openrem-ingest{option} run",
-    ]
+    steps = (
+        (f"read {target}, and fill in what is said above",),
+        tuple(_about_rights(settings)),
+        (fill,),
+        (f"have all of it checked: sudo -u {_USER} openrem-ingest{option} doctor",),
+        (f"start it: sudo -u {_USER} openrem-ingest{option} run",),
+    )
     _say("")
     _say("Next:")
-    for number, step in enumerate(steps, start=1):
-        _say(f"{number}. {step}")
+    for number, (first, *others) in enumerate(steps, start=1):
+        _say(f"{number}. {first}")
+        for line in others:
+            _say(f"   {line}")
 
 
-def _is_looked_for(target: Path) -> bool:
-    """Would every command find this file by itself?"""
-    try:
-        return os.path.samefile(config.find_file(None), target)
-    except (ConfigError, OSError):
-        return False
+def _about_rights(settings: Settings) -> Iterator[str]:
+    """Two users share the drop folders, and what was there may belong to either: no chown."""
+    kept = [rule.into for rule in settings.rule if rule.into is not None]
+    own = dict.fromkeys(map(str, (settings.state_dir, settings.quarantine_path, *kept)))
+    missing = [path for path in own if not os.path.lexists(path)]
+    shared = shlex.join(str(drop.path) for drop in settings.drop)
+    there = shlex.join(path for path in own if path not in missing)
+    yield (
+        f"let the user that openrem-ingest will run as (often {_USER}) read and write in the "
+        "folders:"
+    )
+    for folders in filter(None, (shared, there)):
+        yield f"sudo setfacl -m u:{_USER}:rwx {folders}"
+        yield f"sudo setfacl -d -m u:{_USER}:rwX {folders}"
+    if missing:
+        yield f"sudo install -d -o {_USER} {shlex.join(missing)}"
+    yield (
+        "and the user that Conquest or Orthanc runs as write in the drop folders, or objects are "
+        "lost without a word (put its name in):"
+    )
+    yield f"sudo setfacl -m u:SENDER:rwx {shared}"
+    yield f"sudo setfacl -d -m u:SENDER:rwX {shared}"

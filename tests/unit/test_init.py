@@ -1,6 +1,7 @@
 """`init`: what it writes loads, what it can't carry over it tells, and it overwrites nothing."""
 
 import os
+import shlex
 import stat
 import tomllib
 from dataclasses import dataclass
@@ -196,14 +197,59 @@ def test_the_file_is_the_one_that_is_looked_for(
     said = place.run("--dir", place.drops)
     assert said.code == 0
     assert config.find_file(None) == place.root / "named.toml"
-    assert "openrem-ingest status" in said.out  # it is found without -c
+    assert f"openrem-ingest -c {place.root / 'named.toml'} doctor" in said.out
 
 
-def test_where_it_would_not_be_found_the_next_steps_name_it(place: Place) -> None:
-    assert f"openrem-ingest -c {place.output} status" in place.init().out
+def test_the_next_steps_name_the_file_unless_every_user_finds_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service's user has another home, and another environment."""
+    site = place.root / "site.toml"
+    monkeypatch.setattr(init, "SITE_FILE", site)
+    said = place.run("-o", site, "--dir", place.drops)
+    assert "sudo -u www-data openrem-ingest doctor" in said.out
+    assert "sudo -u www-data openrem-ingest run" in said.out
+
+    assert f"sudo -u www-data openrem-ingest -c {place.output} doctor" in place.init().out
+    own = place.root / "home/.config/openrem-ingest/config.toml"
+    said = place.run("-o", own, "--dir", place.drops)
+    assert config.find_file(None) == own
+    assert f"openrem-ingest -c {own} doctor" in said.out
     said = place.run("-c", place.root / "other.toml", "--dir", place.drops)
     assert (place.root / "other.toml").is_file()
     assert f"-c {place.root / 'other.toml'} run" in said.out
+
+
+def commands_of(said: Said) -> list[list[str]]:
+    """The commands to copy, as a shell takes them."""
+    lines = [line.strip() for line in said.out.splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("sudo ")]
+
+
+def test_rights_are_added_and_no_folder_changes_its_owner(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what was there, nobody knows who else writes to it."""
+    state = place.root / "it's here"
+    monkeypatch.setattr(init, "_state_dir", lambda _python: str(state))
+    there = place.drops / "mammo"
+    there.mkdir(parents=True)
+    state.mkdir()
+    said = place.init()
+
+    drops = [str(drop.path) for drop in place.settings().drop]
+    failed = str(place.drops / "failed")
+    assert commands_of(said) == [
+        ["setfacl", "-m", "u:www-data:rwx", *drops],
+        ["setfacl", "-d", "-m", "u:www-data:rwX", *drops],
+        ["setfacl", "-m", "u:www-data:rwx", str(state)],
+        ["setfacl", "-d", "-m", "u:www-data:rwX", str(state)],
+        ["install", "-d", "-o", "www-data", failed],
+        ["setfacl", "-m", "u:SENDER:rwx", *drops],
+        ["setfacl", "-d", "-m", "u:SENDER:rwX", *drops],
+    ]
+    assert "chown" not in said.out
+    assert "objects are lost without a word" in said.out
 
 
 # -- from OpenREM's script for Orthanc -------------------------------------------------------------
