@@ -61,6 +61,10 @@ _FILTER_FORM = re.compile(
 _TOSHIBA = "cttoshiba"
 _HAS_TOSHIBA = _TOSHIBA in {importer.value for importer in Importer}  # not in this version
 
+_FILTERED = """
+function ReceivedInstanceFilter(dicom)
+  return received[dicom.Modality] == true
+end""".splitlines()
 _HAND_OVER = """
 function OnStoredInstance(id)
   local tags = ParseJson(RestApiGet('/instances/' .. id .. '/simplified-tags'))
@@ -89,12 +93,14 @@ def carry(script: Script, *, physics: str) -> Carried:
         *carrier.ignored(),
         *carrier.toshiba(),
     )
+    carrier.tell_of_images()
     carrier.tell_of_the_rest()
     return Carried(
         python=carrier.python(),
         rules=rules,
         lost=tuple(carrier.lost),
         told=tuple(carrier.told),
+        received=carrier.received,
     )
 
 
@@ -106,6 +112,8 @@ class _Carrier:
         self._physics = physics
         self.lost: list[Finding] = []
         self.told: list[Finding] = []
+        self.received: tuple[str, ...] = ()
+        self._is_toshiba_used = False
 
     def python(self) -> str:
         setting = self._script.settings.get("python_executable")
@@ -131,15 +139,16 @@ class _Carrier:
             self._lose(
                 f"{_where(function)} is not as OpenREM ships it",
                 "no rule was made of it: what it refuses will be imported if OpenREM reads it",
-                "write a [[rule]] on Modality, if some are to be kept out",
+                "put that function as it is into the script for Orthanc below, which would let all "
+                "in; and write a [[rule]] on Modality",
             )
             return
-        modalities = re.findall(r'"(\w+)"', match[1])
+        self.received = tuple(re.findall(r'"(\w+)"', match[1]))
         yield NewRule(
             name=RECEIVED,
-            match=(("Modality", all_but(modalities)),),
+            match=(("Modality", all_but(self.received)),),
             then="quarantine",
-            why=f"All but {', '.join(modalities)}: the script has Orthanc refuse the others.",
+            why=f"All but {', '.join(self.received)}: Orthanc is to refuse the others.",
         )
 
     def physics_tests(self) -> Iterator[NewRule]:
@@ -252,6 +261,7 @@ class _Carrier:
         if not self._is_on("use_toshiba_ct_extractor", "no Toshiba extractor is used"):
             return ()
         pairs = tuple(self._pairs())
+        self._is_toshiba_used = bool(pairs)
         if _HAS_TOSHIBA:
             return toshiba_rules([pair for pair, _line in pairs])
         for (make, model), line in pairs:
@@ -278,6 +288,28 @@ class _Carrier:
                 "nothing was made of it",
                 "write { 'make', 'model' }",
             )
+
+    def tell_of_images(self) -> None:
+        """What the script lets in and deletes, and how to have that again."""
+        images = [one for one in self.received or ("CT",) if one not in BY_MODALITY]
+        if not images:
+            return
+        also = ""
+        if self._is_toshiba_used and not _HAS_TOSHIBA:
+            also = " (it takes the images of toshiba_extractor_systems, too)"
+        listed = ", ".join(f'"{one}"' for one in images)
+        self.told.append(
+            note(
+                f"images of {', '.join(images)} that OpenREM can't read go to quarantine; the "
+                "script deleted them",
+                "that may be much: a CT study of 1000 images is some 500 MB, and nothing leaves "
+                "quarantine by itself",
+                "leave it so if few are sent; or write keep_days = 7 under [quarantine]; or, if "
+                f"they are not wanted, write this behind all other rules{also}:\n[[rule]]\n"
+                'name = "images that OpenREM can\'t read"\n'
+                f'match = {{ importer = "none", Modality = [{listed}] }}\nthen = "ignore"',
+            )
+        )
 
     def tell_of_the_rest(self) -> None:
         """Statements that weren't read, functions that were changed, settings to think about."""
@@ -375,11 +407,15 @@ def _beside_others(texts: tuple[str, ...]) -> Iterator[str]:
         yield from (f"{literal}\\*", f"*\\{literal}", f"*\\{literal}\\*")
 
 
-def hand_over(drops: Sequence[NewDrop]) -> str:
+def hand_over(drops: Sequence[NewDrop], received: Collection[str] = ()) -> str:
     """A Lua script by which Orthanc puts what it receives into the drop folders.
 
     What can't be written stays in Orthanc, which logs the error. A file gets its final name when
     it is complete.
+
+    Args:
+        drops: the folders.
+        received: the modalities that are let in; all if none is named.
     """
     folders = {importer: drop.path for drop in reversed(drops) for importer in drop.expect}
     other = folders.get(Importer.RDSR, drops[0].path)
@@ -388,12 +424,14 @@ def hand_over(drops: Sequence[NewDrop]) -> str:
         for modality, importer in BY_MODALITY.items()
         if folders.get(importer, other) != other
     ]
+    wanted = ", ".join(f"[{_quoted(modality)}] = true" for modality in received)
     return "\n".join(
         (
             "local folders = {",
             *chosen,
             "}",
             f"local other = {_quoted(other)}",
+            *((f"local received = {{{wanted}}}", *_FILTERED) if received else ()),
             *_HAND_OVER,
         )
     )

@@ -37,6 +37,7 @@ class Carried:
     rules: tuple[NewRule, ...] = ()
     lost: tuple[Finding, ...] = ()  # what could not be taken over, or must be filled in
     told: tuple[Finding, ...] = ()  # what is good to know
+    received: tuple[str, ...] = ()  # the modalities that are let in; empty if that isn't known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

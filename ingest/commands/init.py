@@ -97,7 +97,7 @@ def init(sources: Sources, output: Path | None) -> int:
         _say("")
         _say("The script for Orthanc, instead of OpenREM's (file, then LuaScripts):")
         _say("")
-        click.echo(orthanc.hand_over(drops))
+        click.echo(orthanc.hand_over(drops, found.orthanc.received))
     return 0
 
 

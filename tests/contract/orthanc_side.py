@@ -71,6 +71,10 @@ class OrthancScript:
             "/series/a-series": table({"Instances": table([INSTANCE])}),
         }[path]
 
+    def receives(self, tags: Mapping[str, str]) -> bool:
+        """Does it have Orthanc let such an object in?"""
+        return bool(self._world.ReceivedInstanceFilter(self._lua.table_from(tags)))
+
     def outcome(self, tags: Mapping[str, str]) -> str:
         """An importer's name, or: physics, ignored, refused.
 
@@ -81,7 +85,7 @@ class OrthancScript:
         for noted in (self._deleted, self._printed, self._executed):
             noted.clear()
         self._tags = self._lua.table_from(tags)
-        if not self._world.ReceivedInstanceFilter(self._tags):
+        if not self.receives(tags):
             return "refused"
         self._world.OnStoredInstance(INSTANCE)
         if not self._deleted:  # it stays in Orthanc until its study is complete

@@ -671,6 +671,48 @@ def test_toshiba_pairs_become_rules_once_openrems_extractor_can_be_called(
     ]
 
 
+def rule_told(found: Carried) -> str:
+    """The rule that a site may copy if it doesn't want images that OpenREM can't read."""
+    (told,) = [one for one in found.told if "that OpenREM can't read go to quarantine" in one.what]
+    words, _, rule = told.next.partition("\n")
+    assert "behind all other rules" in words
+    return rule
+
+
+def test_images_that_the_script_deletes_fill_the_quarantine_unless_a_rule_is_copied(
+    site: Site, tmp_path: Path
+) -> None:
+    text = edited(script_of(site), use_toshiba_ct_extractor="false")
+    (tmp_path / "rule.toml").write_text(
+        "[openrem]\npython = '/python'\n[[drop]]\npath = '/dose/sr'\n" + rule_told(carried(text))
+    )
+    (rule,) = parts.rulebook_of(config.load(tmp_path / "rule.toml")).rules
+    script, ours = OrthancScript(text), ours_of(text, tmp_path)
+    with_it = Ours((*ours.rules, rule))
+    dose_info = {"Manufacturer": "Philips", "SeriesDescription": "Dose Info"}
+    ignored = 0
+    for tail, modality in (("2", "CT"), ("7", "CT"), ("12.1", "XA"), ("12.2", "RF"), ("1.1", "RF")):
+        for extra in ({}, dose_info, {"PatientName": "physics"}):
+            case = tags(SOPClassUID=STORAGE + tail, Modality=modality, **extra)
+            before, after = ours.outcome(case), with_it.outcome(case)
+            if before == "refused":
+                assert (script.outcome(case), after) == ("refused", "ignored"), case
+                ignored += 1
+            else:
+                assert after == before, case
+    assert ignored == 7
+
+
+def test_the_rule_that_may_be_copied_is_of_the_modalities_that_come_in(site: Site) -> None:
+    text = edited(script_of(site), use_toshiba_ct_extractor="false")
+    assert '["CT", "XA", "RF"]' in rule_told(carried(text))
+    assert '["CT"]' in rule_told(carried(text.replace("(mod ~= 'SR')", "(mod == nil)")))
+    few = text.replace("(mod ~= 'CT') and ", "").replace(" and (mod ~= 'XA') and (mod ~= 'RF')", "")
+    assert not any("go to quarantine;" in one.what for one in carried(few).told)
+    told = [one for one in carried(script_of(site)).told if "go to quarantine;" in one.what]
+    assert "takes the images of toshiba_extractor_systems, too" in told[0].next
+
+
 # -- in the script's place -------------------------------------------------------------------------
 
 
@@ -678,7 +720,9 @@ class HandingOver:
     """Orthanc as it runs our own script: played, but its files are real."""
 
     def __init__(self, text: str, tags_of: dict[str, str]) -> None:
-        lua_of = LuaRuntime(register_eval=False, register_builtins=False, encoding="latin-1")
+        self._lua = lua_of = LuaRuntime(
+            register_eval=False, register_builtins=False, encoding="latin-1"
+        )
         self.deleted: list[str] = []
         self.content = bytes(range(256)).decode("latin-1")
         self._world = lua_of.globals()
@@ -688,6 +732,10 @@ class HandingOver:
         )
         self._world.Delete = self.deleted.append
         lua_of.execute(text.encode())  # as the file that it is
+
+    def receives(self, tags_of: dict[str, str]) -> bool:
+        """Does Orthanc let such an object in?"""
+        return bool(self._world.ReceivedInstanceFilter(self._lua.table_from(tags_of)))
 
     def store(self) -> None:
         """An object has been received."""
@@ -713,6 +761,23 @@ def test_our_script_for_orthanc_puts_each_object_into_its_folder(
     assert (found.parent.name, found.name) == (name, "an-id.dcm")
     assert found.read_bytes() == bytes(range(256))
     assert script.deleted == ["an-id"]
+
+
+def test_our_script_has_orthanc_let_in_what_openrems_script_lets_in(
+    site: Site, script: OrthancScript
+) -> None:
+    """Else all that is sent to Orthanc would be stored, and set aside one by one."""
+    received = carried(script_of(site)).received
+    text = orthanc.hand_over(usual_drops("/dose"), received)
+    answers = set()
+    for modality in (*RECEIVED, "MR", "US", "OT", "X", "sr", "", MISSING):
+        found = tags(Modality=modality)
+        is_received = HandingOver(text, {}).receives(found)
+        assert is_received == script.receives(found), modality
+        answers.add(is_received)
+
+    assert answers == {True, False}
+    assert "ReceivedInstanceFilter" not in orthanc.hand_over(usual_drops("/dose"))
 
 
 def test_what_our_script_can_t_write_stays_in_orthanc(tmp_path: Path) -> None:

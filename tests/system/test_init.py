@@ -23,6 +23,7 @@ def test_what_init_writes_works(ground: Ground) -> None:
     )
     assert (said.code, said.err) == (0, ""), said
     assert files_below(root) == []
+    assert "local received = {['SR'] = true, ['CT'] = true," in said.out
     env = ground.site.environment(ground.database)
     lines = [f"{key} = {json.dumps(value)}" for key, value in env.items()]
     written = re.sub(
