@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from ingest import routing
 from ingest.dicom_ini import Converter, DicomIni
-from ingest.findings import Finding, note, warning
+from ingest.findings import Finding, warning
 from ingest.model import Header, Import, Importer
 from ingest.setup import BY_MODALITY, Carried, NewDrop, is_path_here, usual_drop
 
 _REPORTS = (routing.XRAY_DOSE_SR, routing.ENHANCED_SR, routing.RADIOPHARMACEUTICAL_DOSE_SR)
 _COMMAND = re.compile(r"[^;{}]+")
-_CALLS = re.compile(r"\s*system\b|.*\bos\.execute\b", re.IGNORECASE | re.DOTALL)
+_CALLS = re.compile(r"\s*system\b|.*\b(?:os\.execute|io\.popen)\b", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +41,12 @@ def carry(ini: DicomIni, *, folder: str) -> FromConquest:
     """
     drops: dict[str, NewDrop] = {}
     lost: list[Finding] = []
-    told: list[Finding] = []
     replaced: list[Replaced] = []
     for converter in ini.converters:
         calls = tuple(_calls(converter))
         is_import = any("openrem" in call.lower() for call in calls)
+        if calls and not is_import:
+            lost.append(_maybe_twice(converter, calls))
         if not (converter.folder or converter.file or is_import):
             continue
         drop, problem = _drop_of(converter, folder)
@@ -55,11 +56,9 @@ def carry(ini: DicomIni, *, folder: str) -> FromConquest:
             lost.append(problem)
         if is_import:
             lost.append(_twice(converter, calls))
-        elif calls:
-            told.append(_other_call(converter, calls))
         if problem is not None or is_import:
             replaced.append(Replaced(converter=converter, drop=drop))
-    carried = Carried(drops=tuple(drops.values()), lost=tuple(lost), told=tuple(told))
+    carried = Carried(drops=tuple(drops.values()), lost=tuple(lost))
     return FromConquest(carried=carried, replaced=tuple(replaced))
 
 
@@ -127,9 +126,12 @@ def _twice(converter: Converter, calls: tuple[str, ...]) -> Finding:
     )
 
 
-def _other_call(converter: Converter, calls: tuple[str, ...]) -> Finding:
-    return note(
-        f"{converter.where} also calls another program: {'; '.join(calls)}",
+def _maybe_twice(converter: Converter, calls: tuple[str, ...]) -> Finding:
+    """Of a batch file nobody knows by its name what it does."""
+    return warning(
+        f"{converter.where} calls a program: {'; '.join(calls)}",
+        "if it is one that calls OpenREM's import, each object would be imported twice; and "
         "openrem-ingest may take the file away while it runs",
-        "see that it does not need the file, or have it work on a copy",
+        "look into it: if that program calls OpenREM's import, take the call out of dicom.ini "
+        "before openrem-ingest runs; else have it work on a copy of the file",
     )

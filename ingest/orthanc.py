@@ -139,8 +139,8 @@ class _Carrier:
             self._lose(
                 f"{_where(function)} is not as OpenREM ships it",
                 "no rule was made of it: what it refuses will be imported if OpenREM reads it",
-                "put that function as it is into the script for Orthanc below, which would let all "
-                "in; and write a [[rule]] on Modality",
+                "put that function as it is into the script for Orthanc that init prints, which "
+                "lets all in; and write a [[rule]] on Modality",
             )
             return
         self.received = tuple(re.findall(r'"(\w+)"', match[1]))

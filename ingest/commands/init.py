@@ -281,7 +281,7 @@ def _tell(target: Path, settings: Settings, found: _Found, lost: tuple[Finding, 
         expect = ", ".join(importer.value for importer in drop.expect) or "anything"
         _say(f"  {drop.path} ({expect})")
     _list("Not carried over, or to be filled in (also at the top of the file):", lost)
-    _list("Good to know:", (*found.orthanc.told, *found.conquest.carried.told))
+    _list("Good to know:", found.orthanc.told)
     _tell_lines(settings, found)
     _tell_next(target, settings, found)
 

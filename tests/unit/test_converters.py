@@ -160,15 +160,30 @@ def test_what_has_no_place_of_its_own_goes_to_another() -> None:
     assert drops(one("save to C:/dose/%o.dcm; destroy", "XA")) == {"/dose/new/other": ()}
 
 
-def test_a_call_of_something_else_is_only_told() -> None:
-    found = one(
-        "save to /dose/mammo/%o.dcm; system /opt/count.sh /dose/mammo/%o.dcm; destroy", "MG"
-    )
+@pytest.mark.parametrize(
+    "call",
+    [
+        "system /usr/local/bin/import_mammo.sh /dose/mammo/%o.dcm",
+        "lua \"os.execute('import_mammo.sh %o')\"",
+        "lua \"io.popen('import_mammo.sh %o')\"",
+    ],
+)
+def test_any_call_of_a_program_may_be_one_of_openrems_import(call: str) -> None:
+    """A batch file may have any name; the call is told of, and the converter stays."""
+    found = one(f"save to /dose/mammo/%o.dcm; {call}; destroy", "MG")
 
-    assert found.carried.lost == ()
     assert found.replaced == ()
-    (told,) = found.carried.told
-    assert "system /opt/count.sh" in told.what
+    (lost,) = found.carried.lost
+    assert call in lost.what
+    assert "imported twice" in lost.why
+    assert "if that program calls OpenREM's import, take the call out" in lost.next
+
+
+def test_a_call_without_a_folder_is_told_of_and_makes_none() -> None:
+    found = one("system /usr/local/bin/import_mammo.sh %f", "MG")
+
+    assert found.carried.drops == ()
+    assert "import_mammo.sh %f" in found.carried.lost[0].what
 
 
 def test_a_folder_of_openrems_name_is_no_call_of_it() -> None:
