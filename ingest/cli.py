@@ -268,7 +268,10 @@ def _conquest(file: Path | None, *, plain: bool) -> int:
     help="Conquest's dicom.ini: check its import converters, too.",
 )
 def _doctor(file: Path | None, *, dicom_ini: Path | None, as_json: bool) -> int:
-    """Check everything that a working set-up needs, each with its remedy; touches nothing."""
+    """Check everything that a working set-up needs, each with its remedy.
+
+    It touches nothing; but OpenREM, which is started for it, makes its log files if it has none.
+    """
     _quieter()
     given = file or click.get_current_context().obj
     return doctor.doctor(given, dicom_ini=dicom_ini, as_json=as_json)

@@ -1,4 +1,7 @@
-"""`doctor`: is everything set up right? It only looks, and says what to do about what is wrong."""
+"""`doctor`: is everything set up right? It only looks, and says what to do about what is wrong.
+
+But OpenREM, which it starts to ask it, makes its log files where they are missing.
+"""
 
 import json
 import os
@@ -115,7 +118,18 @@ class _Doctor:
             self.is_openrem_reachable = False
             self._say("OpenREM", lambda: [_from_line(why, "nothing can be imported")])
         else:
-            self._say("OpenREM", lambda: openrem.judge_openrem(facts, user))
+            self._say(
+                "OpenREM",
+                lambda: (
+                    *openrem.judge_openrem(facts, user),
+                    *(
+                        finding
+                        for folder in facts.folders
+                        if folder.name == "LOG_ROOT"
+                        for finding in openrem.judge_logs(look.logs(folder.path))
+                    ),
+                ),
+            )
             self._say("Clock", lambda: openrem.judge_clock(facts))
         finally:
             worker.close()

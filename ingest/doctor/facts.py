@@ -111,3 +111,11 @@ class ProgramFacts:
     may_run: bool = True
     log_root: str = ""  # if our configuration or environment says it
     log_root_access: Access = Access()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogFacts:
+    """OpenREM's logs."""
+
+    owner: str  # of the folder
+    foreign: tuple[str, ...] = ()  # paths of those that this owner may not write

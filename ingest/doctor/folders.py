@@ -22,17 +22,23 @@ _SUDO = "sudo -u {} openrem-ingest doctor"
 
 def judge_user(user: User) -> Iterator[Finding]:
     """Who was tried."""
+    logs = (
+        f"and OpenREM, which is started for this, makes log files that are missing in its LOG_ROOT "
+        f"{user.name}'s"
+    )
     if not user.may_do_everything:
         yield ok(f"all is tried as the user {user.name}")
     elif user.owner not in {"", user.name}:
         yield note(
             f"all is tried as {user.name}, who may do everything",
             f"the folders belong to {user.owner}: whether that user may do what the service has to "
-            "do was not tried",
+            f"do was not tried; {logs}",
             f"run it as the user that the service runs as: {_SUDO.format(user.owner)}",
         )
     else:
-        yield note(f"all is tried as {user.name}", "the service has to run as the same user")
+        yield note(
+            f"all is tried as {user.name}", f"the service has to run as the same user; {logs}"
+        )
 
 
 def judge_drop(drop: DropFacts, user: User, *, is_in_use: bool) -> Iterator[Finding]:
@@ -278,7 +284,8 @@ def judge_disks(facts: DiskFacts) -> Iterator[Finding]:
 def judge_events(facts: EventFacts, *, is_in_use: bool) -> Iterator[Finding]:
     """The kernel's limits for watching folders."""
     free = facts.instances - facts.taken
-    if facts.needed > free and not is_in_use:
+    is_known = not is_in_use or facts.needed > facts.instances
+    if facts.needed > free and is_known:
         yield warning(
             f"fs.inotify.max_user_instances is {facts.instances}, of which this user has "
             f"{facts.taken}; {facts.needed} more are needed",
@@ -294,6 +301,14 @@ def judge_events(facts: EventFacts, *, is_in_use: bool) -> Iterator[Finding]:
             "but later",
             "raise it: sudo sysctl fs.inotify.max_queued_events=16384 (and write the same into a "
             "file in /etc/sysctl.d)",
+        )
+    elif facts.needed > free:
+        yield note(
+            f"whether fs.inotify.max_user_instances ({facts.instances}) is enough is not checked "
+            "while openrem-ingest runs",
+            f"this user has {facts.taken} of them, and its own may be among those; the service "
+            "logs a folder that can't be watched, and sweeps it",
+            "stop it and check again, if you want to know",
         )
     else:
         yield ok(f"the kernel's limits for watching are enough (for {facts.needed} folders)")

@@ -14,6 +14,7 @@ from ingest.doctor.facts import (
     DiskFacts,
     DropFacts,
     EventFacts,
+    LogFacts,
     ProgramFacts,
     StateFacts,
     TargetFacts,
@@ -187,6 +188,25 @@ def program(settings: Settings) -> ProgramFacts:
         log_root=root,
         log_root_access=access(os.fsencode(root)) if root else Access(),
     )
+
+
+def logs(folder: str) -> LogFacts:
+    """OpenREM's logs in its LOG_ROOT: does each belong to whoever the folder belongs to?"""
+    foreign: list[str] = []
+    try:
+        uid = os.stat(folder).st_uid
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not (entry.name.startswith("openrem") and entry.name.endswith(".log")):
+                    continue
+                status = entry.stat()
+                # Others may write it by its group, or by a list of rights whose mask that is.
+                is_open = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+                if uid not in (0, status.st_uid) and not is_open:
+                    foreign.append(entry.path)
+    except OSError:
+        return LogFacts(owner="")
+    return LogFacts(owner=_name_of(uid), foreign=tuple(sorted(foreign)))
 
 
 # -- about one folder ------------------------------------------------------------------------------

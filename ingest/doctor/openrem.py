@@ -1,8 +1,10 @@
 """Judges OpenREM: its interpreter, its database, and its settings."""
 
+import os
+import shlex
 from collections.abc import Iterator
 
-from ingest.doctor.facts import ProgramFacts, User
+from ingest.doctor.facts import LogFacts, ProgramFacts, User
 from ingest.doctor.folders import SKEW_S
 from ingest.errors import OpenRemUnreachable, Reason
 from ingest.findings import Finding, Level, error, note, ok, warning
@@ -191,6 +193,19 @@ def _folders(facts: Examined, user: User) -> Iterator[Finding]:
             if folder.exists
             else f"make it: sudo install -d -o {user.name} {folder.path}",
         )
+
+
+def judge_logs(facts: LogFacts) -> Iterator[Finding]:
+    """OpenREM's logs, which it opens before anything else."""
+    if not facts.foreign:
+        return
+    names = ", ".join(os.path.basename(path) for path in facts.foreign)
+    yield warning(
+        f"OpenREM's {names} may not be written by {facts.owner}, whose LOG_ROOT they are in",
+        f"OpenREM can't be started as {facts.owner} then; whoever starts it first makes the logs, "
+        "and root's (or this check as root) are root's",
+        f"give them back: sudo chown {facts.owner} {shlex.join(facts.foreign)}",
+    )
 
 
 def judge_clock(facts: Examined) -> Iterator[Finding]:

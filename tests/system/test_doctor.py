@@ -4,8 +4,10 @@ import ctypes
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
@@ -530,6 +532,29 @@ def test_openrem_that_is_away_is_said_and_why(ground: Ground) -> None:
     assert (said.code, away["group"]) == (3, "OpenREM")
     assert f"its LOG_ROOT {gone} does not exist" in away["what"]
     assert not gone.exists()
+
+
+def test_logs_that_openrem_made_as_root_are_to_be_given_back(ground: Ground) -> None:
+    """In a LOG_ROOT of another user's, who could not start OpenREM any more."""
+    place = ground.root / "its logs"
+    place.mkdir()
+    os.chown(place, NOBODY, NOBODY)
+    ground.env = {**ground.site.environment(ground.database), "LOG_ROOT": str(place)}
+    ground.tables = NO_LIMITS
+    ground.configure()
+    said = ground.says("doctor", "--json")
+    (told,) = [one for one in said.lines if "LOG_ROOT they are in" in one["what"]]
+    assert (said.code, told["level"], told["group"]) == (0, "warning", "OpenREM")
+    made = sorted(str(path) for path in place.iterdir())
+    assert made
+    remedy = shlex.split(told["next"].partition(": sudo ")[2])
+    assert remedy == ["chown", "nobody", *made]
+    subprocess.run(remedy, check=True)
+    assert look.logs(str(place)).foreign == ()
+    for path in place.iterdir():
+        os.chown(path, 0, 0)
+        path.chmod(0o664)
+    assert look.logs(str(place)).foreign == ()  # the group may write them
 
 
 def picture(root: Path) -> dict[str, tuple[object, ...]]:

@@ -12,6 +12,7 @@ from ingest.doctor.facts import (
     DiskFacts,
     DropFacts,
     EventFacts,
+    LogFacts,
     ProgramFacts,
     StateFacts,
     TargetFacts,
@@ -277,6 +278,16 @@ def test_what_does_not_work_is_an_error(found: list[Finding], what: str, next_st
             "LOG_ROOT /l may not be written by dose",
             "setfacl -R -m u:dose:rwX /l",
         ),
+        (
+            [*folders.judge_events(replace(EVENTS, instances=2, taken=1), is_in_use=True)],
+            "max_user_instances is 2",
+            "sysctl",
+        ),
+        (
+            [*openrem.judge_logs(LogFacts(owner="dose", foreign=("/l/openrem.log", "/l/a b")))],
+            "openrem.log, a b may not be written by dose",
+            "sudo chown dose /l/openrem.log '/l/a b'",
+        ),
         (of_openrem(replace(EXAMINED, clock_ahead_s=9.0)), "9 s ahead of ours", "NTP"),
         (of_openrem(replace(EXAMINED, clock_ahead_s=-9.0)), "9 s behind ours", "NTP"),
     ],
@@ -320,6 +331,15 @@ def test_what_works_for_now_is_a_warning(found: list[Finding], what: str, next_s
             "belong to dose",
         ),
         ([*folders.judge_user(User(name="root", may_do_everything=True, owner="root"))], "as root"),
+        *(
+            ([*folders.judge_user(User(name="root", may_do_everything=True, owner=owner))], words)
+            for owner in ("root", "dose")
+            for words in ("log files that are missing in its LOG_ROOT root's",)
+        ),
+        (
+            [*folders.judge_events(replace(EVENTS, taken=127), is_in_use=True)],
+            "max_user_instances (128) is enough is not checked while openrem-ingest runs",
+        ),
     ],
 )
 def test_what_is_good_to_know_is_a_note(found: list[Finding], what: str) -> None:
@@ -332,7 +352,7 @@ def test_what_is_good_to_know_is_a_note(found: list[Finding], what: str) -> None
     [
         [*folders.judge_drop(replace(DROP, claims=2), USER, is_in_use=True)],
         of_state(replace(STATE, aliases=1)),
-        [*folders.judge_events(replace(EVENTS, taken=127), is_in_use=True)],
+        [*folders.judge_events(EVENTS, is_in_use=True)],
     ],
 )
 def test_what_a_running_service_has_in_hand_is_no_leftover(found: list[Finding]) -> None:
