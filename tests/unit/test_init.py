@@ -161,6 +161,17 @@ def test_a_link_to_nowhere_is_not_overwritten_either(place: Place) -> None:
     assert "is there already" in place.refused()
 
 
+def test_no_file_beside_it_is_overwritten(place: Place) -> None:
+    """Not even one that looks as if it was left by something that broke off."""
+    place.output.parent.mkdir()
+    mine = place.output.with_name(place.output.name + ".part")
+    mine.write_text("mine")
+
+    assert place.init().code == 0
+    assert mine.read_text() == "mine"
+    assert sorted(place.output.parent.iterdir()) == sorted([place.output, mine])
+
+
 def test_folders_that_are_there_stay_as_they_are(place: Place) -> None:
     mine = place.drops / "mammo"
     mine.mkdir(parents=True)
