@@ -11,14 +11,13 @@ import re
 import stat
 import threading
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
 from ingest import files, log
 from ingest.dispose import UNDATED, free_names
-from ingest.errors import Changed
+from ingest.errors import Changed, IngestError
 from ingest.model import Snapshot
 
 _log = log.get(__name__)
@@ -27,8 +26,10 @@ _DATED = re.compile(rb"\d{4}-\d\d-\d\d|" + UNDATED.encode())
 _STUDY = re.compile(rb"[0-9][0-9.]{0,63}")
 _OBJECT = re.compile(rb"[0-9][0-9.]{0,63}(~[0-9]+)?\.dcm")
 _CHUNK = 1 << 20
-# What zipfile raises on files that are none, or that somebody has encrypted.
-_NO_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+
+
+class _Stopped(IngestError):
+    """All is to end: a large study must not hold that up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +70,16 @@ class Bundler:
     def _pack(self, shelf: Shelf, study: bytes) -> None:
         try:
             found = _objects(study)
+            # Not by the mtime, which is the sender's. A ctime that is further ahead than the quiet
+            # time is of a clock that was set back since.
             newest_ns = max(
-                (one.changed_ns for one in found.values()), default=os.lstat(study).st_mtime_ns
+                (one.ctime_ns for one in found.values()), default=os.lstat(study).st_ctime_ns
             )
-            if self._now() - newest_ns / 1e9 < shelf.quiet_s:
+            if abs(self._now() - newest_ns / 1e9) < shelf.quiet_s:
                 return
-            count = pack(study, found)
+            count = pack(study, found, self._go_on)
+        except _Stopped:
+            return
         except Exception as error:  # noqa: BLE001 - one study must never stop the others
             if study not in self._told:
                 self._told.add(study)
@@ -91,6 +96,10 @@ class Bundler:
         if count:
             study_uid = os.path.basename(study).decode("ascii")
             _log.info("study.zipped", rule=shelf.rule, study_uid=study_uid, count=count)
+
+    def _go_on(self) -> None:
+        if self._stopping.is_set():
+            raise _Stopped
 
 
 def _studies(folder: bytes) -> Iterator[bytes]:
@@ -112,7 +121,7 @@ def _folders(folder: bytes, name: re.Pattern[bytes]) -> list[bytes]:
 
 
 def _objects(study: bytes) -> dict[bytes, Snapshot]:
-    """The objects of a study by their paths: what has a name of ours."""
+    """The objects of a study by their paths: ordinary files with such names as we give."""
     found = {}
     with os.scandir(study) as entries:
         for entry in entries:
@@ -122,12 +131,13 @@ def _objects(study: bytes) -> dict[bytes, Snapshot]:
     return found
 
 
-def pack(study: bytes, objects: dict[bytes, Snapshot]) -> int:
+def pack(study: bytes, objects: dict[bytes, Snapshot], go_on: Callable[[], None]) -> int:
     """Have these objects in a zip file beside their folder, and nowhere else.
 
     Args:
         study: their folder, which goes, too, once it is empty.
         objects: what they were when they were looked at.
+        go_on: called often; it raises to end early.
 
     Returns:
         How many were removed.
@@ -136,16 +146,16 @@ def pack(study: bytes, objects: dict[bytes, Snapshot]) -> int:
         OSError: it can't be read or written. What was not read back from a zip file is still
             there.
     """
-    removed = _remove_packed(study, objects)  # those of a run that broke off
+    removed = _remove_packed(study, objects, go_on)  # those of a run that broke off
     left = {path: one for path, one in objects.items() if path not in removed}
     if left:
-        _zip(study, left)
-        removed |= _remove_packed(study, left)
+        _zip(study, left, go_on)
+        removed |= _remove_packed(study, left, go_on)
     files.remove_empty(study)
     return len(removed)
 
 
-def _zip(study: bytes, objects: dict[bytes, Snapshot]) -> None:
+def _zip(study: bytes, objects: dict[bytes, Snapshot], go_on: Callable[[], None]) -> None:
     for target in free_names(study + b".zip"):
         if os.path.lexists(target):
             continue
@@ -153,9 +163,28 @@ def _zip(study: bytes, objects: dict[bytes, Snapshot]) -> None:
             files.made_durably(target) as file,
             zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as packing,
         ):
+            os.fchmod(file.fileno(), _mode(objects))
             for path in sorted(objects):
-                packing.write(os.fsdecode(path), _name_in_zip(path))
+                _add(packing, path, go_on)
         return
+
+
+def _mode(objects: Iterable[bytes]) -> int:
+    """Whoever may not read one of the objects may not read them in the zip file either."""
+    mode = 0o666
+    for path in objects:
+        mode &= os.lstat(path).st_mode
+    return mode | stat.S_IRUSR | stat.S_IWUSR
+
+
+def _add(packing: zipfile.ZipFile, path: bytes, go_on: Callable[[], None]) -> None:
+    name = _name_in_zip(path)
+    info = zipfile.ZipInfo.from_file(os.fsdecode(path), name, strict_timestamps=False)
+    info.compress_type = packing.compression
+    with files.open_regular(path) as reading, packing.open(info, "w") as writing:
+        while chunk := reading.read(_CHUNK):
+            go_on()
+            writing.write(chunk)
 
 
 def _name_in_zip(path: bytes) -> str:
@@ -164,34 +193,56 @@ def _name_in_zip(path: bytes) -> str:
     return os.fsdecode(os.path.join(os.path.basename(folder), name))
 
 
-def _remove_packed(study: bytes, objects: dict[bytes, Snapshot]) -> set[bytes]:
+def _remove_packed(
+    study: bytes, objects: dict[bytes, Snapshot], go_on: Callable[[], None]
+) -> set[bytes]:
     """Remove those that a zip file of the study holds byte for byte."""
     removed: set[bytes] = set()
     for target in free_names(study + b".zip"):
         if not os.path.lexists(target):
             return removed
-        with contextlib.suppress(*_NO_ZIP), zipfile.ZipFile(os.fsdecode(target)) as packed:
+        if not os.path.isfile(target) or os.path.islink(target):  # a pipe would be waited for
+            continue
+        with _passed_over(), files.open_regular(target) as file, zipfile.ZipFile(file) as packed:
             for path in objects.keys() - removed:
                 with contextlib.suppress(Changed):  # somebody wrote to it: the next time
-                    if _is_packed(packed, path):
+                    if _is_packed(packed, path, go_on):
                         files.remove(path, objects[path])
                         removed.add(path)
     raise AssertionError("the names never end")
 
 
-def _is_packed(packed: zipfile.ZipFile, path: bytes) -> bool:
+@contextlib.contextmanager
+def _passed_over() -> Iterator[None]:
+    """Pass over what is no zip file, or one that somebody has encrypted or damaged.
+
+    zipfile raises ten kinds of exception on these. Only an OSError with a number is the disk's.
+    """
+    try:
+        yield
+    except _Stopped:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+
+
+def _is_packed(packed: zipfile.ZipFile, path: bytes, go_on: Callable[[], None]) -> bool:
     name = _name_in_zip(path)
-    return name in packed.NameToInfo and _is_same(packed, name, path)
+    return name in packed.NameToInfo and _is_same(packed, name, path, go_on)
 
 
-def _is_same(packed: zipfile.ZipFile, name: str, path: bytes) -> bool:
-    with packed.open(name) as one, open(path, "rb") as other:
-        return all(left == right for left, right in _chunks(one, other))
+def _is_same(packed: zipfile.ZipFile, name: str, path: bytes, go_on: Callable[[], None]) -> bool:
+    with packed.open(name) as one, files.open_regular(path) as other:
+        return all(left == right for left, right in _chunks(one, other, go_on))
 
 
-def _chunks(one: IO[bytes], other: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
+def _chunks(
+    one: IO[bytes], other: IO[bytes], go_on: Callable[[], None]
+) -> Iterator[tuple[bytes, bytes]]:
     """Both in equal steps, to the end of both."""
     while True:
+        go_on()
         pair = one.read(_CHUNK), other.read(_CHUNK)
         yield pair
         if not pair[0] and not pair[1]:

@@ -163,7 +163,7 @@ def _copy_contents(source: bytes, target: bytes) -> None:
     """Copy under a passing name, compare what the disk gives back, then give it its name."""
     passing = _passing(target)
     status = os.lstat(source)
-    with _open_regular(source) as reading, _held(passing) as writing:
+    with open_regular(source) as reading, _held(passing) as writing:
         try:
             shutil.copyfileobj(reading, writing, _CHUNK)
             writing.flush()
@@ -218,7 +218,7 @@ def _compare(copy: bytes, source: bytes) -> None:
         raise OSError(errno.EIO, "the copy differs from the file")
 
 
-def _open_regular(path: bytes) -> BinaryIO:
+def open_regular(path: bytes) -> BinaryIO:
     """A reader of an ordinary file; links are not followed, pipes never waited for."""
     return os.fdopen(
         os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb"
@@ -227,7 +227,7 @@ def _open_regular(path: bytes) -> BinaryIO:
 
 def _digest(path: bytes) -> bytes:
     digest = hashlib.sha256()
-    with _open_regular(path) as file:
+    with open_regular(path) as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.digest()
@@ -250,7 +250,7 @@ def read_small(path: bytes, most: int) -> bytes:
     Raises:
         OSError: it can't be read, or is no such file, or larger than ``most`` bytes.
     """
-    with _open_regular(path) as file:
+    with open_regular(path) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         content = file.read(most + 1)

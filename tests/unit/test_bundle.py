@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -244,3 +245,133 @@ def test_a_crash_at_every_step_loses_no_object(
         if not died:
             assert len(steps.taken) > len(contents)
             return
+
+
+# -- what else may lie there, and what it must not lead to ---------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "dangling link", "link to itself"])
+def test_what_is_no_ordinary_file_has_the_name(kept: Kept, kind: str) -> None:
+    """To open a pipe would wait for somebody to write into it."""
+    kept.put("1.dcm", b"one")
+    in_the_way = kept.day / f"{UID}.zip"
+    match kind:
+        case "pipe":
+            os.mkfifo(in_the_way)
+        case "folder":
+            in_the_way.mkdir()
+        case "dangling link":
+            in_the_way.symlink_to("nowhere.zip")
+        case _:
+            in_the_way.symlink_to(in_the_way.name)
+
+    packing = threading.Thread(target=kept.run_when_quiet, daemon=True)
+    packing.start()
+    packing.join(60)
+
+    assert not packing.is_alive()
+    assert os.path.lexists(in_the_way)
+    with zipfile.ZipFile(kept.day / f"{UID}~2.zip") as packed:
+        assert packed.read(f"{UID}/1.dcm") == b"one"
+
+
+def test_a_zip_file_with_an_unreadable_name_in_it_stops_nothing(kept: Kept) -> None:
+    kept.put("1.dcm", b"one")
+    kept.put("1.dcm", b"other", study=UID + "9")
+    damaged = kept.day / f"{UID}.zip"
+    with zipfile.ZipFile(damaged, "w") as packed:
+        packed.writestr("ü.dcm", b"")
+    damaged.write_bytes(damaged.read_bytes().replace("ü".encode(), b"\xff\xfe"))
+    before = damaged.read_bytes()
+
+    kept.run_when_quiet()
+
+    assert damaged.read_bytes() == before
+    assert kept.here() == [f"2026-11-24/{name}.zip" for name in (UID, UID + "9", UID + "~2")]
+
+
+def test_files_that_are_no_objects_of_ours_stay_in_their_studys_folder(kept: Kept) -> None:
+    """Also such whose names can't be in a zip file at all."""
+    kept.put("1.dcm", b"one")
+    kept.put("1~2.dcm", b"another one")
+    mine = [kept.put(name, b"mine") for name in ("notes.txt", "\udcff.dcm", "a copy of 1.dcm")]
+    later = kept.put("1.dcm", b"other", study=UID + "9")
+
+    kept.run_when_quiet()
+
+    assert all(path.read_bytes() == b"mine" for path in mine)
+    with zipfile.ZipFile(kept.day / f"{UID}.zip") as packed:
+        assert sorted(packed.namelist()) == [f"{UID}/1.dcm", f"{UID}/1~2.dcm"]
+    assert not later.exists(), "the others have their turn"
+
+
+def test_one_study_never_stops_the_others(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept.put("1.dcm", b"one")
+    kept.put("1.dcm", b"other", study=UID + "9")
+    plain = bundle.pack
+
+    def fails_once(study: bytes, *more: object) -> int:
+        if study.endswith(UID.encode()):
+            raise OverflowError
+        return plain(study, *more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, capture_logs() as told:
+        patch.setattr(bundle, "pack", fails_once)
+        kept.run_when_quiet()
+
+    assert kept.packed() == {f"{UID}9/1.dcm": b"other"}
+    assert [line["event"] for line in told] == ["study.cannot-be-zipped", "study.zipped"]
+
+
+def test_a_time_stamp_from_the_future_is_no_hindrance(kept: Kept) -> None:
+    """It comes with the file from a machine whose clock is wrong."""
+    path = kept.put("1.dcm", b"one")
+    os.utime(path, (4e9, 4e9))
+
+    kept.run_when_quiet()
+
+    assert kept.packed() == {f"{UID}/1.dcm": b"one"}
+
+
+def test_a_study_is_packed_after_the_clock_was_set_back(kept: Kept) -> None:
+    kept.put("1.dcm", b"one")
+    kept.ahead_s = -1e6
+
+    kept.bundler.run()
+
+    assert kept.packed() == {f"{UID}/1.dcm": b"one"}
+
+
+def test_a_zip_file_is_not_open_to_more_people_than_its_objects(kept: Kept) -> None:
+    kept.put("1.dcm", b"one").chmod(0o600)
+    kept.put("2.dcm", b"two").chmod(0o644)
+
+    kept.run_when_quiet()
+
+    assert (kept.day / f"{UID}.zip").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_large_study_does_not_hold_up_the_end(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is being packed or compared: nothing is lost, and no half file is left."""
+    paths = [kept.put(f"{number}.dcm", b"%d" % number) for number in (1, 2, 3)]
+    stopping = kept.bundler._stopping
+    for step in ("_add", "_is_same"):
+        plain = getattr(bundle, step)
+
+        def stops(*of: object, plain: Callable[..., object] = plain) -> object:
+            stopping.set()
+            return plain(*of)
+
+        with monkeypatch.context() as patch, capture_logs() as told:
+            patch.setattr(bundle, step, stops)
+            kept.run_when_quiet()
+        assert all(path.exists() for path in paths)
+        assert not told
+        assert not list(kept.day.glob("*.part")) + list(kept.day.glob(".*"))
+        stopping.clear()
+
+    kept.run_when_quiet()
+    assert len(kept.packed()) == len(paths)
+    assert kept.here() == [f"2026-11-24/{UID}.zip"]

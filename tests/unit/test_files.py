@@ -458,7 +458,7 @@ def test_what_has_become_a_link_is_not_opened(folder: bytes) -> None:
     os.symlink(b"file", folder + b"/link")
 
     with pytest.raises(OSError, match="symbolic link"):
-        files._open_regular(folder + b"/link")
+        files.open_regular(folder + b"/link")
 
 
 # -- removing ------------------------------------------------------------------------------------
