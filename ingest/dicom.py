@@ -18,8 +18,8 @@ from io import BytesIO
 from pathlib import Path
 
 import pydicom.config
-from pydicom.charset import python_encoding
-from pydicom.datadict import tag_for_keyword
+from pydicom.charset import convert_encodings, decode_bytes, python_encoding
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
@@ -38,9 +38,19 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
 MAX_TEXT = 64  # characters; as long as an LO may be (PS3.5 section 6.2)
 MAX_VALUES = 16
-MAX_MATCHED_TEXT = 1024  # characters; as long as an ST may be, of what rules are matched with
 
-UNKNOWN = "\N{REPLACEMENT CHARACTER}"  # a value that is there: no rule on empty ones may take it
+# Stands for the text of an element that is there and can't be read, or is too long to be kept:
+# it is not empty, and is like nothing that a rule may ask for.
+UNTOLD = "\N{REPLACEMENT CHARACTER}" * MAX_TEXT
+
+# PS3.5 section 6.2: the VRs of texts, those of them that have one value, and those of numbers.
+_TEXTS = frozenset(
+    {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM"}
+    | {"UC", "UI", "UR", "UT"}
+)
+_ONE_TEXT = frozenset({"LT", "ST", "UR", "UT"})
+_NUMBERS = frozenset({"AT", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"})
+_LINES, _NAME_PARTS = frozenset(b"\\\t\n\f\r"), frozenset(b"\\^=")  # section 6.1.2.5.3
 
 _CHARACTER_SET = 0x0008_0005
 _IMAGE_TYPE = 0x0008_0008
@@ -265,18 +275,40 @@ def _read_header(walked: Walked) -> Header:
 
 
 def _texts(walked: Walked, tag: int) -> tuple[str, ...]:
-    """The values of one element; `UNKNOWN` where it is there and can't be read (or is too long)."""
-    raw = walked.elements.get(tag)
-    if not raw:
-        return () if raw is None else (UNKNOWN,)
+    """The values of one element, as rules compare them; `UNTOLD` where it can't be read."""
+    if tag not in walked.elements:
+        return ()
     try:
-        syntax = walked.syntax
-        data_set = read_dataset(BytesIO(raw), syntax.is_implicit, syntax.is_little)
-        return _Values(data_set, walked.elements.get(_CHARACTER_SET, b"")).whole(tag)
+        raw, syntax = BytesIO(walked.elements[tag]), walked.syntax
+        data_set = read_dataset(raw, syntax.is_implicit, syntax.is_little)
+        found = _all_texts(data_set, tag, _terms(walked.elements.get(_CHARACTER_SET, b"")))
     except MemoryError:
         raise
-    except Exception:  # noqa: BLE001 - see _examine
-        return (UNKNOWN,)
+    except Exception:  # noqa: BLE001 - see _examine; that is no reason to refuse the object
+        return (UNTOLD,)
+    return tuple(one.rstrip("\0 ").strip() for one in found)
+
+
+def _all_texts(data_set: Dataset, tag: int, terms: list[str]) -> list[str]:
+    element = data_set.get_item(tag)
+    vr = str(element.VR)
+    if vr not in _TEXTS | _NUMBERS:  # implicit, unknown, or not what it should be
+        vr = dictionary_VR(tag)[:2]
+    if vr not in _TEXTS:
+        value = data_set[tag].value
+        return [str(one) for one in (value if isinstance(value, MultiValue) else [value])]
+    # Decoded before it is divided: half of a Chinese or Japanese character may be a backslash.
+    delimiters = set(_NAME_PARTS if vr == "PN" else _LINES)
+    text = decode_bytes(element.value or b"", convert_encodings(terms), delimiters)
+    values = [text] if vr in _ONE_TEXT else text.split("\\")
+    return [one.rstrip("\0 =") for one in values] if vr == "PN" else values
+
+
+def _terms(character_set: bytes) -> list[str]:
+    """The defined terms of a Specific Character Set; of what nobody has defined, the default's."""
+    value = character_set[12 if character_set[4:6] == b"UN" else 8 :]
+    terms = [term.strip(b" \0").decode("ascii", "replace") for term in value.split(b"\\")]
+    return [term if term in python_encoding else "" for term in terms]
 
 
 class _Values:
@@ -289,18 +321,12 @@ class _Values:
 
     def __init__(self, data_set: Dataset, character_set: bytes) -> None:
         self._data_set = data_set
-        value = character_set[12 if character_set[4:6] == b"UN" else 8 :]
-        name = value.split(b"\\")[0].strip(b" \0").decode("ascii", "replace")
-        self._encoding = python_encoding.get(name, "latin-1")
+        self._encoding = python_encoding[_terms(character_set)[0]]
 
     def all(self, tag: int) -> tuple[str, ...]:
         """All values of an element. Nothing in them breaks out of a log line or a terminal."""
         printable = ("".join(filter(str.isprintable, one)) for one in self._decoded(tag))
         return tuple(one.strip()[:MAX_TEXT] for one in printable)
-
-    def whole(self, tag: int) -> tuple[str, ...]:
-        """All values, without the blanks around them, to be compared and not to be shown."""
-        return tuple(one.strip()[:MAX_MATCHED_TEXT] for one in self._decoded(tag))
 
     def first(self, tag: int) -> str:
         """The first value, or nothing."""

@@ -232,17 +232,95 @@ def test_what_rules_ask_for_is_read_and_never_shown(tmp_path: Path) -> None:
     assert dicom.look(path).values == {}
 
 
-def test_what_is_there_and_cannot_be_read_is_not_taken_for_empty(tmp_path: Path) -> None:
-    """A rule on empty values might have it deleted."""
+# -- odd values ----------------------------------------------------------------------------------
+
+
+def values_of(folder: Path, keyword: str, raw: bytes, charset: object = None) -> tuple[str, ...]:
+    """What a rule is asked with, of an object with these very bytes as a value."""
+    raw += b" " * (len(raw) % 2)
+    stand_in = "Q" * len(raw)
 
     def change(dataset: FileDataset) -> None:
-        dataset.PatientComments = "x" * (1 << 15)
+        dataset.SpecificCharacterSet = "ISO_IR 100" if charset == "ISO_IR 999" else charset
+        setattr(dataset, keyword, stand_in)
 
-    look = dicom.look(variant(DX_IMAGE, tmp_path / "x.dcm", change), {"PatientComments", "StudyID"})
-
+    path = variant(DX_IMAGE, folder / "odd.dcm", change)
+    content = path.read_bytes()
+    assert content.count(stand_in.encode()) == 1
+    content = content.replace(stand_in.encode(), raw)
+    if charset == "ISO_IR 999":  # pydicom would not write it
+        content = content.replace(b"ISO_IR 100", b"ISO_IR 999")
+    path.write_bytes(content)
+    look = dicom.look(path, {keyword})
     assert look.header is not None
-    assert look.values["PatientComments"] == (dicom.UNKNOWN,)
-    assert isinstance(decide(look.header, [a_rule(PatientComments="")], values=look.values), Import)
-    assert isinstance(
-        decide(look.header, [a_rule(PatientComments="?*")], values=look.values), Ignore
+    return look.values[keyword]
+
+
+@pytest.mark.parametrize(
+    ("charset", "raw", "name"),
+    [
+        (None, b"M\xfcller^Anna ", "Müller^Anna"),
+        ("ISO_IR 192", "Müller".encode(), "Müller"),
+        ("ISO 2022 IR 100", b"\x1b-AM\xfcller", "Müller"),
+        ("GB18030", "俓^test".encode("gb18030"), "俓^test"),  # its second byte is a backslash
+        ("GBK", "俓^test".encode("gbk"), "俓^test"),
+        (["", "ISO 2022 IR 87"], b"Yamada=\x1b$B;3ED\x1b(B=", "Yamada=山田"),
+        (["", "ISO 2022 IR 87"], b"\x1b$B%\\\x1b(B", "ボ"),
+        (["", "ISO 2022 IR 149"], b"Hong=\x1b$)C\xfb\xf3", "Hong=洪"),
+        ("ISO_IR 999", b"Physics", "Physics"),  # there is no such set
+        ("", b"Physics\0", "Physics"),
+    ],
+)
+def test_a_name_is_compared_whatever_its_character_set(
+    tmp_path: Path, charset: object, raw: bytes, name: str
+) -> None:
+    """Half of a character must not pass for a value of its own: the wrong rule would match."""
+    assert values_of(tmp_path, "PatientName", raw, charset) == (name,)
+
+
+def test_what_is_too_long_to_be_read_is_not_empty(tmp_path: Path) -> None:
+    """Else a rule for objects without a comment would have it deleted."""
+    values = values_of(tmp_path, "ImageComments", b"a long story" * 2000)
+    rules_ = {
+        pattern: a_rule(ImageComments=pattern) for pattern in ("", "?*", "*story*", "????", "*")
+    }
+    taken = {
+        pattern
+        for pattern, rule in rules_.items()
+        if isinstance(decide(a_header(), [rule], values={"ImageComments": values}), Ignore)
+    }
+    assert taken == {"?*", "*"}
+
+
+def test_what_cannot_be_read_is_not_empty_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_of: object) -> str:
+        raise RecursionError
+
+    monkeypatch.setattr(dicom, "decode_bytes", fails)
+    assert values_of(tmp_path, "PatientName", b"Physics") == (dicom.UNTOLD,)
+
+
+def test_a_long_comment_is_compared_to_its_end(tmp_path: Path) -> None:
+    values = values_of(tmp_path, "ImageComments", b"x" * 9000 + b" physics")
+    assert [value[-7:] for value in values] == ["physics"]
+
+
+def test_all_of_many_values_are_compared(tmp_path: Path) -> None:
+    values = values_of(tmp_path, "SoftwareVersions", b"\\".join(b"V%d" % n for n in range(100)))
+    assert values == tuple(f"V{n}" for n in range(100))
+
+
+def test_a_name_that_says_another_vr_is_compared_as_a_name(tmp_path: Path) -> None:
+    path = variant(
+        DX_IMAGE, tmp_path / "x.dcm", lambda dataset: setattr(dataset, "PatientName", "Physics^Q")
     )
+    content = path.read_bytes()
+    as_name = b"\x10\0\x10\0PN\x0a\0Physics^Q "
+    assert content.count(as_name) == 1
+    for vr in (b"OB", b"UN"):
+        path.write_bytes(
+            content.replace(as_name, b"\x10\0\x10\0" + vr + b"\0\0\x0a\0\0\0Physics^Q ")
+        )
+        assert dicom.look(path, {"PatientName"}).values["PatientName"] == ("Physics^Q",)
