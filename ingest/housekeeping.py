@@ -48,8 +48,10 @@ class Housekeeping:
             if root is not None:
                 claim.release(Claim(id=job.claim, root=root, place=os.path.relpath(job.path, root)))
             inbox = self._inbox_over(job.path)
-            if inbox is None or not os.path.lexists(job.path):
+            if not os.path.lexists(job.path):
                 self._context.ledger.end(job, _END.get(job.state, State.GONE), self._context.now())
+            elif inbox is None:  # it is put back, and no business of ours any more
+                self._context.ledger.end(job, State.GONE, self._context.now())
             else:
                 self._context.ledger.see(
                     drop=inbox.name,

@@ -282,13 +282,17 @@ class Ledger(LedgerFile):
         """Note the proof, and with it the intent to dispose of the file."""
         self._move(job, State.PROVEN, now, durable=True, reason=None, detail=evidence)
 
-    def rejected(self, job: Job, reason: Reason, detail: str, now: float) -> None:
-        """Note the refusal, and with it the intent to quarantine the file."""
-        self._move(job, State.REJECTED, now, durable=True, reason=reason.code, detail=detail)
+    def rejected(
+        self, job: Job, reason: Reason, detail: str, now: float, *, claim: str = ""
+    ) -> None:
+        """Note the refusal, and with it the intent to quarantine the file under this claim."""
+        self._move(
+            job, State.REJECTED, now, durable=True, claim=claim, reason=reason.code, detail=detail
+        )
 
-    def ruled(self, job: Job, rule: str, now: float) -> None:
+    def ruled(self, job: Job, rule: str, now: float, *, claim: str = "") -> None:
         """Note which rule says so, and with it the intent to have the file leave."""
-        self._move(job, State.RULED, now, durable=True, reason=None, detail=rule)
+        self._move(job, State.RULED, now, durable=True, claim=claim, reason=None, detail=rule)
 
     def dismissed(self, job: Job, rule: str, now: float) -> None:
         """Note that a rule took the file out, and forget its path."""

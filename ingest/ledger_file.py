@@ -62,6 +62,10 @@ _UPGRADES = (
     ALTER TABLE standing ADD COLUMN at REAL NOT NULL DEFAULT 0;
     UPDATE standing SET at = CAST(strftime('%s', 'now') AS REAL)
     """,
+    # 3: what rules took out is counted; versions before that know neither the states nor reasons
+    """
+    CREATE INDEX event_ruled ON event (at) WHERE state = 'IGNORED'
+    """,
 )
 
 # What SQLite calls it (its primary result codes), and what it is to a user.

@@ -37,7 +37,7 @@ class Rulings:
         self._context.in_hand[claimed.id] = job  # first: what the ledger calls ruled is in a hand
         told = job.reason
         try:
-            self._context.ledger.ruled(job, decision.rule, self._context.now())
+            self._context.ledger.ruled(job, decision.rule, self._context.now(), claim=claimed.id)
             job = self._context.ledger.get(job.id)
             claim.take(claimed, job.snapshot)
             self._dispose(inbox, job, claimed, decision, told)
@@ -46,6 +46,9 @@ class Rulings:
         except FileProblem as problem:
             claim.release(claimed)  # it may have come as far as that
             self._setbacks.leave_for_now(inbox, job, problem, told)
+        except Exception:
+            claim.release(claimed)
+            raise
         finally:
             self._context.in_hand.pop(claimed.id, None)
 

@@ -140,7 +140,6 @@ class Service:
         threading.excepthook = _thread_died
         _log.info("service.started", version=__version__, pid=os.getpid())
         self._ledger.say("openrem", "", self._clock())  # what an earlier run knew is old
-        self.engine.house.adopt()
         self._keep_to_the_configuration()
         self._lookout.start_watching()
         self._start_importing()
@@ -198,6 +197,7 @@ class Service:
         roots = {inbox.name: inbox.root for inbox in self.engine.inboxes.values() if inbox.is_drop}
         if not roots:  # a manual import
             return
+        self.engine.house.adopt()
         self._ledger.keep_only(roots, spare=BY_HAND, now=self._clock())
         rules = digest(repr(self.engine.context.rulebook.rules).encode()).hex()
         before = self._ledger.said(RULES)

@@ -53,7 +53,9 @@ class Setbacks:
         self._context.in_hand[claimed.id] = job  # first, as in _pick
         told = job.reason
         try:
-            self._context.ledger.rejected(job, reason, detail, self._context.now())
+            self._context.ledger.rejected(
+                job, reason, detail, self._context.now(), claim=claimed.id
+            )
             job = self._context.ledger.get(job.id)
             claim.take(claimed, job.snapshot)
             self._quarantine(inbox, job, claimed, told)
@@ -71,7 +73,9 @@ class Setbacks:
             self.leave(inbox, job, shortfall.reason, shortfall.detail)
             return
         told = job.reason
-        self._context.ledger.rejected(job, shortfall.reason, shortfall.detail, self._context.now())
+        self._context.ledger.rejected(
+            job, shortfall.reason, shortfall.detail, self._context.now(), claim=claimed.id
+        )
         job = self._context.ledger.get(job.id)
         try:
             if not os.path.lexists(claimed.path):  # a file that was read in place
