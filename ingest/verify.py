@@ -17,6 +17,7 @@ from ingest.errors import Reason
 from ingest.model import Doses, Facts, Header, Importer, Shortfall, Snapshot, StudyHeld
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+NM_IMAGE = "1.2.840.10008.5.1.4.1.1.20"
 PET_IMAGE = "1.2.840.10008.5.1.4.1.1.128"
 
 SAME_SHARE = 0.01  # of a dose; a dose report may round it
@@ -153,7 +154,12 @@ def _nuclear_medicine_image(facts: Facts) -> str | Shortfall:
 
     Of a second administration OpenREM stores only what the first left empty (OpenREM
     ``nm_image._try_set_value``).
+
+    A user's rule may send it anything. OpenREM passes over what is neither, without a word, and
+    what it holds of that (of a dose report, say) tells nothing of its being complete.
     """
+    if facts.content.sop_class_uid not in (NM_IMAGE, PET_IMAGE):
+        return Shortfall(reason=Reason.REFUSED)
     pet = facts.content.sop_class_uid == PET_IMAGE
     is_other = False
     for study in facts.studies:

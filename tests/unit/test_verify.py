@@ -300,6 +300,18 @@ def test_of_a_gamma_camera_image_no_pet_series_is_asked() -> None:
     assert isinstance(judged(Importer.NM, PET_IMAGE, facts_of(PET_IMAGE, held)), Shortfall)
 
 
+@pytest.mark.parametrize("already", [True, False])
+def test_a_dose_report_that_a_rule_sends_to_the_importer_of_images_is_not_proven(
+    already: bool,
+) -> None:
+    """Whatever an import that broke off has left of it: not all its events need be there."""
+    header = a_header(sop_class_uid=STORAGE + "88.68", modality="SR")
+    part = a_study(has_radiopharmaceutical_dose=True, event_uids=EVENTS[:1])
+    facts = facts_of(header, part, event_uids=EVENTS, already=already)
+
+    assert reason_of(judged(Importer.NM, header, facts)) is Reason.REFUSED
+
+
 @pytest.mark.parametrize("importer", [Importer.DX, Importer.MG])
 def test_an_image_is_not_held_by_another_exposure_under_its_uid(importer: Importer) -> None:
     """What this very import has stored can't be another's."""
