@@ -132,6 +132,13 @@ def _move_to_free_name(
 ) -> bytes:
     for target in free_names(place):
         if os.path.lexists(target):
+            if why is None and files.is_twin(claimed.path, target):
+                # A copy to another file system that a crash broke off before the file went; or
+                # the sender's own second copy, of the same time, which nobody needs twice.
+                files.sync_folder(os.path.dirname(target))
+                files.remove(claimed.path, expected, exact=exact)
+                claim.finish(claimed)
+                return target
             continue
         if why is not None:
             files.write_durably(why_of(target), why.to_json())

@@ -458,6 +458,8 @@ def _converged(place: Place, act: Dispose) -> None:
         assert place.held() == []
         return
     assert {content_of(path) for path in place.held()} == {CONTENT}
+    if act is not DISPOSALS["quarantine"]:
+        assert len(place.held()) == 1, "the copy of the run that broke off is the one"
     if act is DISPOSALS["quarantine"]:
         for path in place.held():
             assert content_of(why_of(path)).decode() == WHY.to_json()
