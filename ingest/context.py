@@ -29,8 +29,8 @@ class Inbox:
     quarantine: bytes | None = None  # None: refused files stay where they are
     is_local: bool = True  # a read lease tells whether somebody writes
     expect: tuple[Importer, ...] = ()
-    called: str = ""  # by which name rules know it, if not by its own
     is_drop: bool = True  # else it is the user's own folder: emptied sub-folders stay
+    ruled_as: str | None = None  # the drop folder's name to rules, if it isn't `name`
     mount: str = NONE  # what must be mounted for it, see presence.py
     archive_at: Place | None = None  # its archive, and what must be mounted for that
     quarantine_at: Place | None = None  # the whole quarantine
@@ -114,7 +114,7 @@ class Context:
     def decide(self, inbox: Inbox, look: Look) -> Decision:
         """What is to happen to a complete object in this folder."""
         assert look.header is not None  # noqa: S101 - it is complete
-        drop = inbox.called or inbox.name
+        drop = inbox.name if inbox.ruled_as is None else inbox.ruled_as
         return rules.decide(look.header, self.rulebook.rules, drop=drop, values=look.values)
 
     def today(self) -> date:

@@ -1,7 +1,7 @@
 """`import`: a manual import of files and folders; the sources stay unless told otherwise."""
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ingest import claim, locks, mounts, parts, service, watch
@@ -48,20 +48,8 @@ class Chosen:
 
 def import_by_hand(settings: Settings, paths: Sequence[Path], *, delete: bool) -> int:
     """Import these; returns the exit code."""
-    drops = {inbox.root: inbox.name for inbox in parts.inboxes_of(settings)}
-    chosen = _by_folder(paths, drops.keys())
-    inboxes = [
-        Inbox(
-            name=f"{BY_HAND} {number}",
-            root=root,
-            after="delete" if delete else "keep",
-            patience=PATIENCE,
-            is_local=not mounts.is_network(Path(os.fsdecode(root))),
-            called=drops.get(root, ""),
-            is_drop=False,
-        )
-        for number, root in enumerate(chosen, start=1)
-    ]
+    chosen = _by_folder(paths, _drop_roots(settings))
+    inboxes = _inboxes(chosen, settings, delete=delete)
     shown = Run()
     sources = {inbox.name: Chosen(chosen[inbox.root], shown) for inbox in inboxes}
     with (
@@ -86,6 +74,23 @@ def import_by_hand(settings: Settings, paths: Sequence[Path], *, delete: bool) -
         finally:
             ledger.forget(BY_HAND, now())
             ledger.close()
+
+
+def _inboxes(roots: Iterable[bytes], settings: Settings, *, delete: bool) -> list[Inbox]:
+    """What is imported from these folders. Rules take a drop folder's files for what they are."""
+    drops = {inbox.root: inbox.name for inbox in parts.inboxes_of(settings)}
+    return [
+        Inbox(
+            name=f"{BY_HAND} {number}",
+            root=root,
+            after="delete" if delete else "keep",
+            patience=PATIENCE,
+            is_local=not mounts.is_network(Path(os.fsdecode(root))),
+            is_drop=False,
+            ruled_as=drops.get(root, ""),
+        )
+        for number, root in enumerate(roots, start=1)
+    ]
 
 
 def _put_back(roots: Collection[bytes], settings: Settings) -> None:

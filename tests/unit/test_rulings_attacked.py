@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from ingest import claim, dicom, dispose, files, ledger_file, parts
+from ingest.commands import bulk
 from ingest.config import Settings
+from ingest.context import Context
 from ingest.errors import FileProblem, LedgerError, Reason, Trouble
+from ingest.explain import Explainer
 from ingest.ledger import Ledger
-from ingest.model import State
+from ingest.model import Ignore, Import, State
 from ingest.service import Service
 from tests.crash import Crash
 from tests.objects import DX_IMAGE, variant
@@ -138,3 +141,38 @@ def test_one_run_too_takes_up_what_lies_in_a_folder_that_is_none_of_its_own_any_
 
         assert path.exists()
         assert ledger.get(job.id).state is State.GONE
+
+
+def test_what_is_imported_by_hand_from_a_drop_folder_is_ruled_as_of_that_folder(
+    tmp_path: Path,
+) -> None:
+    """Else a test patient would be counted that a rule for this folder sets aside."""
+    drop, other = tmp_path / "dx", tmp_path / "other"
+    for folder in (drop, other):
+        folder.mkdir()
+    settings = Settings.model_validate(
+        {
+            "state_dir": str(tmp_path / "state"),
+            "openrem": {"python": "/no/python"},
+            "drop": [{"path": str(drop)}],
+            "rule": [{"name": "all", "match": {"drop": "dx"}, "then": "ignore"}],
+        }
+    )
+    roots = [os.fsencode(drop), os.fsencode(other)]
+    with closing(Ledger(settings.ledger_path)) as ledger:
+        context = Context(
+            ledger=ledger,
+            inboxes=bulk._inboxes(roots, settings, delete=False),
+            clock=lambda: 0.0,
+            stopping=threading.Event(),
+            on_end=lambda _ended: None,
+            rulebook=parts.rulebook_of(settings),
+        )
+        look = dicom.look(DX_IMAGE)
+        by_hand, from_elsewhere = context.inboxes.values()
+        assert isinstance(context.decide(by_hand, look), Ignore)
+        assert isinstance(context.decide(from_elsewhere, look), Import)
+    explainer = Explainer(parts.inboxes_of(settings), parts.rulebook_of(settings))
+    for folder, kind in ((drop, Ignore), (other, Import)):
+        path = variant(DX_IMAGE, folder / "x.dcm")
+        assert isinstance(explainer.explain(os.fsencode(path)).decision, kind)
