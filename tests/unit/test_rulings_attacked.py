@@ -1,6 +1,7 @@
 """Rules that are carried out while all goes wrong: no file is lost, or hidden."""
 
 import os
+import re
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -176,3 +177,28 @@ def test_what_is_imported_by_hand_from_a_drop_folder_is_ruled_as_of_that_folder(
     for folder, kind in ((drop, Ignore), (other, Import)):
         path = variant(DX_IMAGE, folder / "x.dcm")
         assert isinstance(explainer.explain(os.fsencode(path)).decision, kind)
+
+
+def test_what_a_rule_took_out_of_an_import_by_hand_is_decided_on_anew_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rule may be another by then; and the same command says the same again."""
+    openrem = StandIn()
+    monkeypatch.setattr(parts, "worker_of", lambda _settings: openrem)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    variant(DX_IMAGE, folder / "x.dcm")
+    plain = {
+        "state_dir": str(tmp_path / "state"),
+        "openrem": {"python": "/no/python", "workers": 1},
+    }
+    rule = {"name": "all", "match": {"Modality": "DX"}, "then": "ignore"}
+    ruled = Settings.model_validate({**plain, "rule": [rule]})
+
+    for _ in range(2):
+        assert bulk.import_by_hand(ruled, [folder], delete=False) == 0
+        assert re.search(r"ignored\W+1\W", capsys.readouterr().out)
+    assert not openrem.holds
+
+    assert bulk.import_by_hand(Settings.model_validate(plain), [folder], delete=False) == 0
+    assert len(openrem.holds) == 1
