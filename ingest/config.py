@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +77,8 @@ _PLANNED = frozenset({("openrem", "command"), ("openrem", "paths")})
 
 MAX_NAME = 100  # characters, of a rule's name
 IMPORT = "import:"  # and the importer's name, as a rule's `then`
+_CLAIMS = ".ingest"  # in each drop folder: what is worked on
+_DATED = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}|undated")  # in a rule's folder
 SUBJECTS = ("drop", "importer", "sop_class")  # of a rule's `match`, beside keywords of elements
 _FILE_META = 0x0002  # group of the elements that tell of the file, not of the object
 _NO_TEXT = frozenset({"SQ", "UN"} | {f"O{kind}" for kind in "BDFLVW"})  # VRs without text
@@ -317,6 +320,31 @@ class Settings(_Table):
         for key, other in self.targets():
             if other in paths:
                 raise ValueError(f"{key}: {other} is a drop folder; give it a folder of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _rules_have_their_own_folders(self) -> "Settings":
+        """What a rule takes out must not come back, nor hide what others have there."""
+        for number, rule in enumerate(self.rule, start=1):
+            if rule.target is None:
+                continue
+            key = f"rule[{number}].{'into' if rule.into else 'archive'}"
+            for drop in self.drop:
+                if rule.target.is_relative_to(drop.path / _CLAIMS):
+                    raise ValueError(
+                        f"{key}: {rule.target} is openrem-ingest's own; choose another"
+                    )
+                if self.quarantine_path and rule.target == self.quarantine_path / drop.name:
+                    raise ValueError(
+                        f"{key}: {rule.target} is where refused files go; choose another"
+                    )
+                if drop.path.is_relative_to(rule.target) and _DATED.fullmatch(
+                    drop.path.relative_to(rule.target).parts[0]
+                ):
+                    raise ValueError(
+                        f"{key}: by their date files would come from {rule.target} into the drop "
+                        f"folder {drop.path}; choose another"
+                    )
         return self
 
     def targets(self) -> Iterator[tuple[str, Path]]:

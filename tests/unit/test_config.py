@@ -365,6 +365,8 @@ def test_a_rule_may_choose_each_importer(file: Path, importer: Importer) -> None
         ({"then": '"keep"', "into": '"p"'}, "rule[1].into", "absolute"),
         ({"then": '"keep"', "into": '"/d/a"'}, "rule[1].into", "is a drop folder"),
         ({"archive": '"/d/a"'}, "rule[1].archive", "is a drop folder"),
+        ({"archive": '"/d/a/.ingest/x"'}, "rule[1].archive", "openrem-ingest's own"),
+        ({"then": '"keep"', "into": '"/d/failed/a"'}, "rule[1].into", "where refused files go"),
         ({"archive": '"/p"', "mount": '"/q"'}, "rule[1]", "does not lie on /q"),
         ({"name": '""'}, "rule[1].name", "up to 100 characters"),
         ({"name": '"a\\"b"'}, "rule[1].name", 'without "'),
@@ -386,3 +388,12 @@ def test_two_rules_of_one_name_could_not_be_told_apart(file: Path) -> None:
 
 def test_a_rule_needs_two_brackets(file: Path) -> None:
     assert "[[rule]]" in refusal(file, a_rule().replace("[[rule]]", "[rule]"))
+
+
+@pytest.mark.parametrize("drop", ["/k/undated", "/k/2026-11-24/1.2.3"])
+def test_no_drop_folder_lies_where_a_rule_moves_files_by_their_date(file: Path, drop: str) -> None:
+    """They would be met there again, or be packed with what nobody has read yet."""
+    said = refusal(file, a_rule(then='"keep"', into='"/k"').replace("/d/a", drop))
+    assert "rule[1].into" in said
+    file.write_text(a_rule(then='"keep"', into='"/k"').replace("/d/a", "/k/dx"))
+    assert load(file).rule
