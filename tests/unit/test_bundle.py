@@ -7,13 +7,13 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from ingest import bundle, files
 from ingest.bundle import Bundler, Shelf
-from ingest.model import Snapshot
 from tests.crash import Crash, Steps, crash_points
 
 UID = "1.2.826.0.1.3680043.8.498.1"
@@ -139,10 +139,10 @@ def test_one_study_that_cannot_be_packed_does_not_stop_the_others(
 ) -> None:
     plain = bundle.pack
 
-    def fails(study: bytes, objects: dict[bytes, Snapshot]) -> int:
+    def fails(study: bytes, *more: Any) -> int:  # noqa: ANN401 - as it is given
         if study.endswith(b"1"):
             raise ValueError
-        return plain(study, objects)
+        return plain(study, *more)
 
     kept.put("1.dcm", b"one")
     kept.put("1.dcm", b"two", study=UID + "2")

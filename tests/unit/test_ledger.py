@@ -324,7 +324,7 @@ def test_a_manual_imports_paths_are_forgotten_and_no_others(ledger: Ledger) -> N
     for state, job in ours.items():
         found = ledger.get(job.id)
         assert found.path == b""
-        assert found.state is (State.GONE if state in LIVE | {State.DONE} else state)
+        assert found.state is (State.GONE if state in LIVE | {State.DONE, State.IGNORED} else state)
     assert [ledger.get(job.id).state for job in (other, third)] == [State.SEEN] * 2
 
 

@@ -14,7 +14,7 @@ from ingest.errors import Reason
 from ingest.model import Decision, Header, Ignore, Import, Importer, Keep, Reject
 from ingest.routing import route
 from ingest.rules import Condition, Rule, Then, decide, keywords_of
-from tests.objects import DX_IMAGE, variant
+from tests.objects import CT_REPORT, DX_IMAGE, variant
 from tests.strategies import STORAGE, a_header, headers
 
 DX = STORAGE + "1.1"
@@ -179,11 +179,11 @@ def test_every_object_has_one_decision_whatever_the_rules(
 # -- what can't be read --------------------------------------------------------------------------
 
 
-@given(cut=st.integers(0, len(DX_IMAGE.read_bytes()) - 1), data=st.binary(max_size=200))
+@given(cut=st.integers(0, len(CT_REPORT.read_bytes()) - 1), data=st.binary(max_size=200))
 def test_no_rule_reaches_what_is_cut_or_no_object_at_all(cut: int, data: bytes) -> None:
     """It has no header to be asked about, and without one there is no ruling."""
     with tempfile.NamedTemporaryFile() as file:
-        for content in (DX_IMAGE.read_bytes()[:cut], data):
+        for content in (CT_REPORT.read_bytes()[:cut], data):
             Path(file.name).write_bytes(content)
             look = dicom.look(file.name, {"PatientName"})
             assert look.header is None
