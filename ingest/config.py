@@ -23,7 +23,7 @@ from pydantic_core import ErrorDetails
 from pydicom.datadict import dictionary_VR, keyword_dict, tag_for_keyword
 
 from ingest.errors import ConfigError
-from ingest.model import Importer
+from ingest.model import OF_OBJECTS, Importer
 
 VARIABLE = "OPENREM_INGEST_CONFIG"
 FILE_NAME = "openrem-ingest.toml"
@@ -106,17 +106,70 @@ class OpenRem(_Table):
     demo_site: AbsolutePath | None = None  # a private OpenREM: its database is started for us
 
 
+def _of_objects(what: object) -> object:
+    """Tables of sizes are told by their folder's kind, objects by what they are."""
+    names = [importer.value for importer in OF_OBJECTS]
+    if isinstance(what, str) and what not in names:
+        *most, last = map(repr, names)
+        raise ValueError(f"{what!r} is not possible. Next: use {', '.join(most)} or {last}")
+    return what
+
+
+def _title(words: str) -> str:
+    if not words.strip() or not words.isprintable() or len(words) > MAX_NAME:
+        raise ValueError(f"must be the title of a column, up to {MAX_NAME} characters of one line")
+    return words.strip()
+
+
+Title = Annotated[str, AfterValidator(_title)]
+
+
+class Columns(_Table):
+    """`columns`: the titles of the columns of a table of heights and weights."""
+
+    id: Title  # of the study
+    height: Title  # cm
+    weight: Title  # kg
+
+    @model_validator(mode="after")
+    def _are_three(self) -> "Columns":
+        if len({self.id, self.height, self.weight}) < len(type(self).model_fields):
+            raise ValueError("two have the same title. Next: give each column its own")
+        return self
+
+
 class Drop(_Table):
     """`[[drop]]`: one watched folder."""
 
     path: AbsolutePath
     name: Annotated[str, AfterValidator(_plain)] = ""  # the folder's own where it isn't given
-    expect: tuple[Importer, ...] = ()
+    kind: Literal["dicom", "ptsizecsv"] = "dicom"
+    expect: tuple[Annotated[Importer, BeforeValidator(_of_objects)], ...] = ()
     after: Literal["delete", "archive", "keep"] = "delete"
     watch: Literal["auto", "native", "poll"] = "auto"
     archive: AbsolutePath | None = None
     mount: Mount = "auto"  # what must be mounted for it
     archive_mount: Mount = "auto"  # and for its archive
+    # These go with kind = "ptsizecsv": tables of patients' heights and weights.
+    columns: Columns | None = None
+    study_uid: bool = False  # the ids are Study Instance UIDs, else accession numbers
+    overwrite: bool = False  # sizes that OpenREM already has
+    unmatched: Literal["accept", "wait"] = "accept"  # rows whose study OpenREM doesn't have
+    wait_days: Days = 30  # with unmatched = "wait"; then the file is quarantined
+
+    @model_validator(mode="after")
+    def _keys_are_of_its_kind(self) -> "Drop":
+        if self.kind == "ptsizecsv" and self.columns is None:
+            raise ValueError(
+                'kind = "ptsizecsv" needs the key columns: the titles of three columns, as in '
+                'columns = { id = "Accession Number", height = "Height", weight = "Weight" }'
+            )
+        for key in ("columns", "study_uid", "overwrite", "unmatched", "wait_days"):
+            if key in self.model_fields_set and self.kind != "ptsizecsv":
+                raise ValueError(f'{key}: goes only with kind = "ptsizecsv". Next: remove it')
+        if "wait_days" in self.model_fields_set and self.unmatched != "wait":
+            raise ValueError('wait_days: goes only with unmatched = "wait". Next: remove it')
+        return self
 
     @model_validator(mode="after")
     def _archive_is_where(self) -> "Drop":
@@ -132,7 +185,7 @@ class Drop(_Table):
 
 
 def _then(what: str) -> str:
-    importers = [importer.value for importer in Importer]
+    importers = [importer.value for importer in OF_OBJECTS]
     if what in {"ignore", "keep", "quarantine"}:
         return what
     if what.startswith(IMPORT) and what.removeprefix(IMPORT) in importers:

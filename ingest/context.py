@@ -11,7 +11,7 @@ from ingest.claim import Claim
 from ingest.dicom import Look
 from ingest.errors import Reason
 from ingest.ledger import Ledger
-from ingest.model import Decision, Header, Importer, Job, Snapshot, State
+from ingest.model import Decision, Header, Importer, Job, SizesWanted, Snapshot, State
 from ingest.presence import NONE, Absence, Place, Presence
 from ingest.rules import Rule
 from ingest.settle import Patience
@@ -29,6 +29,7 @@ class Inbox:
     quarantine: bytes | None = None  # None: refused files stay where they are
     is_local: bool = True  # a read lease tells whether somebody writes
     expect: tuple[Importer, ...] = ()
+    sizes: SizesWanted | None = None  # tables of heights and weights come here, too
     is_drop: bool = True  # else it is the user's own folder: emptied sub-folders stay
     ruled_as: str | None = None  # the drop folder's name to rules, if it isn't `name`
     mount: str = NONE  # what must be mounted for it, see presence.py

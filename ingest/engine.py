@@ -13,9 +13,10 @@ order within a turn is what keeps the promise:
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import assert_never
 
-from ingest import claim, dispose, files, leases, log, policy
+from ingest import claim, dispose, files, leases, log, policy, sizes
 from ingest.breaker import Breaker
 from ingest.claim import Claim
 from ingest.context import Context, Ended, Inbox, Rulebook, words
@@ -23,12 +24,32 @@ from ingest.errors import Changed, FileProblem, LedgerError, OpenRemUnreachable,
 from ingest.housekeeping import Housekeeping
 from ingest.intake import Intake
 from ingest.ledger import Ledger, Overtaken
-from ingest.model import Done, Failed, Importer, Job, Outcome, Shortfall, Snapshot, State, Vanished
+from ingest.model import (
+    Done,
+    Failed,
+    Importer,
+    Job,
+    Outcome,
+    Shortfall,
+    SizesDone,
+    Snapshot,
+    State,
+    Vanished,
+)
 from ingest.openrem.importers import OpenRem
 from ingest.setback import LOOK_AGAIN_S, Setbacks
-from ingest.verify import Proof, verify
+from ingest.verify import Proof, verify, verify_sizes
 
 _log = log.get(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Handed:
+    """What came of handing a file to OpenREM."""
+
+    outcome: Outcome
+    held: Snapshot  # what the file was meanwhile: nothing has moved its ctime since
+    rows: int  # that a table has with sizes
 
 
 class Engine:
@@ -128,12 +149,11 @@ class Engine:
             return job
 
     def _import(self, inbox: Inbox, job: Job, openrem: OpenRem) -> None:
-        assert job.header is not None  # noqa: S101 - a READY job has been read
-        assert job.importer is not None  # noqa: S101
+        assert job.importer is not None  # noqa: S101 - a READY job was decided on
         began = self.context.now()
         claimed = self.context.claim_of(inbox, job)
         try:
-            outcome, held = self._hand_over(inbox, job, claimed, job.importer, openrem)
+            handed = self._hand_over(inbox, job, claimed, job.importer, openrem)
         except Changed:
             self._setbacks.start_again(job, claimed)
         except OpenRemUnreachable as trouble:
@@ -144,20 +164,17 @@ class Engine:
         except OSError as error:
             self._setbacks.cannot_move(job, claimed, error)
         else:
-            if isinstance(outcome, Done):
+            if isinstance(handed.outcome, Done | SizesDone):
                 self.breaker.worked(began)
-            self._judge(inbox, job, claimed, outcome, held, began)
+            self._judge(inbox, job, claimed, handed, began)
 
     def _hand_over(
         self, inbox: Inbox, job: Job, claimed: Claim, importer: Importer, openrem: OpenRem
-    ) -> tuple[Outcome, Snapshot]:
+    ) -> _Handed:
         """Have the very version that we looked at imported, under a name that may be deleted.
 
         A file that is to stay is read in place, and its alias lies elsewhere: its folder may
         be read-only. The alias of a claim goes with the claim.
-
-        Returns:
-            The outcome, and what the file was meanwhile: nothing has moved its ctime since.
         """
         if inbox.after == "keep":
             path, alias = job.path, os.path.join(self._work, claimed.id.encode() + b".dcm")
@@ -166,15 +183,27 @@ class Engine:
             path, alias = claimed.path, claimed.alias
             self._take(inbox, job, claimed)
         try:
-            files.link_aside(path, alias)
+            rows = self._lay_alias(inbox, job, path, alias)
             held = files.check_identity(path, job.snapshot)
-            outcome = openrem.import_object(alias, importer)
+            if importer is Importer.PTSIZECSV and inbox.sizes is not None:
+                outcome = openrem.import_sizes(alias, inbox.sizes)
+            else:
+                outcome = openrem.import_object(alias, importer)
             is_whole = os.path.lexists(alias)  # OpenREM may delete it, which moves the ctime
             held = files.check_identity(path, held, exact=inbox.is_local and is_whole)
         finally:
             if inbox.after == "keep":
                 files.unlink_alias(alias)
-        return outcome, held
+        return _Handed(outcome=outcome, held=held, rows=rows)
+
+    def _lay_alias(self, inbox: Inbox, job: Job, path: bytes, alias: bytes) -> int:
+        """Give OpenREM a name of the object, or a copy of the table. Returns the table's rows."""
+        if job.importer is not Importer.PTSIZECSV:
+            files.link_aside(path, alias)
+            return 0
+        if inbox.sizes is None:  # by the configuration of before
+            raise Changed
+        return sizes.write_plain(path, alias, inbox.sizes, job.snapshot)
 
     def _take(self, inbox: Inbox, job: Job, claimed: Claim) -> None:
         """Set the file aside. `Changed` if somebody still writes to it."""
@@ -192,21 +221,19 @@ class Engine:
         inbox: Inbox,
         job: Job,
         claimed: Claim,
-        outcome: Outcome,
-        held: Snapshot,
+        handed: _Handed,
         began: float,
     ) -> None:
-        assert job.header is not None  # noqa: S101 - see _import
-        assert job.importer is not None  # noqa: S101
-        match outcome:
+        match handed.outcome:
             case Done(facts=facts):
-                verdict = verify(held, job.header, job.importer, facts)
-                for warning in facts.warnings:
-                    _log.warning("import.warning", **self.context.who(job), warning=warning)
-                if isinstance(verdict, Proof):
-                    self._finish(inbox, job, claimed, verdict, began)
-                else:
-                    self._failed(inbox, job, claimed, verdict)
+                assert job.header is not None  # noqa: S101 - an object has been read
+                assert job.importer is not None  # noqa: S101 - see _import
+                verdict = verify(handed.held, job.header, job.importer, facts)
+                self._conclude(inbox, job, claimed, verdict, facts.warnings, began)
+            case SizesDone(facts=facts):
+                assert inbox.sizes is not None  # noqa: S101 - see _hand_over
+                verdict = verify_sizes(handed.held, handed.rows, inbox.sizes, facts)
+                self._conclude(inbox, job, claimed, verdict, facts.warnings, began)
             case Failed(reason=reason, detail=detail):
                 self._failed(inbox, job, claimed, Shortfall(reason=reason, detail=detail))
             case Vanished(detail=detail):
@@ -215,6 +242,22 @@ class Engine:
                     return
                 shortfall = Shortfall(reason=Reason.WORKER_DIED, detail=detail)
                 self._failed(inbox, job, claimed, shortfall)
+
+    def _conclude(
+        self,
+        inbox: Inbox,
+        job: Job,
+        claimed: Claim,
+        verdict: Proof | Shortfall,
+        warnings: Sequence[str],
+        began: float,
+    ) -> None:
+        for warning in warnings:
+            _log.warning("import.warning", **self.context.who(job), warning=warning)
+        if isinstance(verdict, Proof):
+            self._finish(inbox, job, claimed, verdict, began)
+        else:
+            self._failed(inbox, job, claimed, verdict)
 
     def _finish(self, inbox: Inbox, job: Job, claimed: Claim, proof: Proof, began: float) -> None:
         """With the proof in the ledger, dispose of the file as its folder says."""
@@ -245,6 +288,7 @@ class Engine:
             outcome="already there" if proof.already else "imported",
             importer=job.importer.value if job.importer else None,
             evidence=proof.evidence,
+            **_counts(proof),
             seconds=round(self.context.now() - began, 3),
         )
         self.context.tell(inbox, job, State.DONE, already=proof.already, now_at=now_at)
@@ -254,7 +298,11 @@ class Engine:
             # The part is of our own last attempt, not of an import by somebody else.
             shortfall = Shortfall(reason=Reason.NOT_HELD, detail=shortfall.detail)
         step = policy.after_failure(
-            shortfall.reason, attempts=job.attempts, deaths=job.deaths, policy=self._retry
+            shortfall.reason,
+            attempts=job.attempts,
+            deaths=job.deaths,
+            policy=self._retry,
+            is_overdue=self._is_overdue(inbox, job),
         )
         match step:
             case policy.StopIntake():
@@ -283,6 +331,12 @@ class Engine:
             case _:
                 assert_never(step)
 
+    def _is_overdue(self, inbox: Inbox, job: Job) -> bool:
+        """Has a table waited long enough? The ctime of its first sight tells when it came."""
+        if inbox.sizes is None or inbox.sizes.wait_s is None:
+            return True
+        return self.context.now() - job.snapshot.ctime_ns / 1e9 > inbox.sizes.wait_s
+
     def _stop_intake(self, job: Job, claimed: Claim, reason: Reason, detail: str) -> None:
         """OpenREM is away: the file goes back, and nothing new is begun."""
         wait_s = 0.0
@@ -296,3 +350,10 @@ class Engine:
                 detail=detail,
                 not_before=self.context.now() + min(wait_s, self._retry.maximum_s),
             )
+
+
+def _counts(proof: Proof) -> dict[str, int]:
+    """What the log tells of a table."""
+    if proof.rows is None or proof.unmatched is None:
+        return {}
+    return {"rows": proof.rows, "unmatched": proof.unmatched}

@@ -155,6 +155,38 @@ class Reason(Enum):
         "it lacks a SOP Class, SOP Instance or Study Instance UID, so nothing could be verified",
         "correct the sending system, then send the object again",
     )
+    # -- what a table of heights and weights is --------------------------------------------------
+    NOT_A_TABLE = _Words(
+        Kind.PERMANENT,
+        "it is neither a table of text (CSV) nor a DICOM file",
+        "nothing, if it strayed in; else save the table as CSV in UTF-8 and drop that",
+    )
+    COLUMN_MISSING = _Words(
+        Kind.PERMANENT,
+        "its first line does not have each of the folder's columns once",
+        "correct columns under its [[drop]], or the titles in the file, then move it back",
+    )
+    BAD_ROWS = _Words(
+        Kind.PERMANENT,
+        "some of its rows can't be right, so nothing of it was imported",
+        "correct these rows (heights are in cm, weights in kg), then move it back",
+    )
+    TOO_MANY_ROWS = _Words(
+        Kind.PERMANENT,
+        "the table is larger than OpenREM should be kept busy with",
+        "split it into several files, each with the line of titles",
+    )
+    NO_ROW_MATCHES = _Words(
+        Kind.PERMANENT,
+        "none of its rows is of a study that OpenREM has",
+        "check which column holds the accession numbers (or study_uid under its [[drop]]), and "
+        "whether OpenREM stores them hashed; then move it back",
+    )
+    UNMATCHED_ROWS = _Words(
+        Kind.TRANSIENT,
+        "OpenREM does not have the studies of some of its rows (all others are held)",
+        "send these studies; it is tried again by itself, and quarantined after wait_days",
+    )
     # -- what OpenREM can use ------------------------------------------------------------------
     NOT_A_DOSE_REPORT = _Words(
         Kind.PERMANENT,

@@ -4,13 +4,25 @@ import contextlib
 import errno
 import os
 import stat
+from dataclasses import replace
 from typing import assert_never
 
-from ingest import claim, dicom, files, leases, log, routing
+from ingest import claim, dicom, files, leases, log, routing, sizes
 from ingest.context import Context, Inbox, words
 from ingest.errors import HINDRANCES, FileProblem, LedgerError, Reason
 from ingest.ledger import Overtaken
-from ingest.model import IN_HAND, LIVE, Ignore, Import, Job, Keep, Reject, Snapshot, State
+from ingest.model import (
+    IN_HAND,
+    LIVE,
+    Ignore,
+    Import,
+    Importer,
+    Job,
+    Keep,
+    Reject,
+    Snapshot,
+    State,
+)
 from ingest.rulings import Rulings
 from ingest.setback import Setbacks
 from ingest.settle import Verdict, settle
@@ -97,7 +109,7 @@ class Intake:
                 drop=inbox.name, path=path, snapshot=found, now=self._context.now()
             )
         try:
-            look = dicom.look(path, self._context.keywords)
+            look = self._look_into(inbox, path)
             has_writer = leases.has_writer(path, local=inbox.is_local)
         except FileProblem as problem:
             self._unreadable(inbox, job, problem)
@@ -105,14 +117,32 @@ class Intake:
             self._act_on(inbox, job, look, has_writer=has_writer)
         return is_new
 
-    def _act_on(self, inbox: Inbox, job: Job, look: dicom.Look, *, has_writer: bool | None) -> None:
+    def _look_into(self, inbox: Inbox, path: bytes) -> dicom.Look | sizes.Look:
+        """Content decides: what is no object may be a table, in a folder that has them."""
+        look = dicom.look(path, self._context.keywords)
+        if inbox.sizes is None or look.structure.is_dicom or look.problem is Reason.EMPTY:
+            return look
+        return sizes.look(path, inbox.sizes)
+
+    def _act_on(
+        self,
+        inbox: Inbox,
+        job: Job,
+        look: dicom.Look | sizes.Look,
+        *,
+        has_writer: bool | None,
+    ) -> None:
+        patience = inbox.patience
+        if isinstance(look, sizes.Look):  # nothing in it tells its end: it must have been still
+            has_writer = has_writer or None
+            patience = replace(patience, quiet_s=patience.quiet_s * sizes.QUIET_TIMES)
         settled = settle(
             look.snapshot,
             look.structure,
             has_writer=has_writer,
             now_ns=int(self._context.now() * 1e9),
             known_s=self._context.now() - job.since,
-            patience=inbox.patience,
+            patience=patience,
         )
         match settled.verdict:
             case Verdict.WAIT:
@@ -122,6 +152,14 @@ class Intake:
                 self._setbacks.refuse(inbox, job, reason, settled.detail)
             case Verdict.COMPLETE if look.snapshot != job.snapshot:
                 self._context.wait(job, Reason.CHANGED, "", inbox.patience.quiet_s)
+            case Verdict.COMPLETE if isinstance(look, sizes.Look):
+                self._context.ledger.ready(
+                    job,
+                    header=None,
+                    importer=Importer.PTSIZECSV,
+                    order=routing.AFTER_ALL_STUDIES,
+                    now=self._context.now(),
+                )
             case Verdict.COMPLETE:
                 self._decide(inbox, job, look)
 

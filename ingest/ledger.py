@@ -138,9 +138,9 @@ class Ledger(LedgerFile):
             )
 
     def ready(
-        self, job: Job, *, header: Header, importer: Importer, order: str, now: float
+        self, job: Job, *, header: Header | None, importer: Importer, order: str, now: float
     ) -> None:
-        """Note that a file is complete and decided on.
+        """Note that a file is complete and decided on; one that is no object has no header.
 
         What kept it from being moved at an earlier attempt stays noted until that is over.
         """
@@ -149,9 +149,9 @@ class Ledger(LedgerFile):
             job,
             State.READY,
             now,
-            header=json.dumps(asdict(header)),
-            study_uid=header.study_uid,
-            sop_uid=header.sop_instance_uid,
+            header=json.dumps(asdict(header)) if header else None,
+            study_uid=header.study_uid if header else None,
+            sop_uid=header.sop_instance_uid if header else None,
             study_order=order,
             importer=importer.value,
             reason=job.reason.code if job.reason and stuck else None,
@@ -183,7 +183,7 @@ class Ledger(LedgerFile):
                 f"""
                 SELECT {_COLUMNS}, study_order FROM job
                 WHERE drop_name = ? AND state = 'READY' AND +not_before <= ?
-                  AND study_uid NOT IN (SELECT value FROM json_each(?))
+                  AND (study_uid IS NULL OR study_uid NOT IN (SELECT value FROM json_each(?)))
                 ORDER BY study_order, id LIMIT 1
                 """,  # noqa: S608 - our own columns
                 (drop, now, json.dumps(list(busy_studies))),

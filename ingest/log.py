@@ -22,6 +22,7 @@ ALLOWED = frozenset(
         "drop", "file", "job", "importer", "outcome", "evidence", "reason", "why", "next",
         "detail", "sop_instance_uid", "study_uid", "modality", "station", "attempt",
         "seconds", "retry_in_s", "expected", "quarantine_id", "rule",
+        "rows", "unmatched",
         # of the service
         "count", "pid", "version", "path", "openrem", "database", "server", "signal", "mode",
         "error", "folders", "warning", "state",

@@ -15,6 +15,10 @@ class Importer(Enum):
     DX = "dx"
     NM = "nm"
     CTPHILIPS = "ctphilips"
+    PTSIZECSV = "ptsizecsv"  # of tables of heights and weights, in folders of that kind only
+
+
+OF_OBJECTS = tuple(one for one in Importer if one is not Importer.PTSIZECSV)  # of DICOM's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,10 +167,63 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SizesWanted:
+    """What a drop folder's tables of heights and weights are like, and what is to become of them.
+
+    A column is told by its title. Heights are in cm, weights in kg, as OpenREM's importer has them.
+    """
+
+    id_title: str
+    height_title: str
+    weight_title: str
+    by_study_uid: bool = False  # the ids are Study Instance UIDs, else accession numbers
+    overwrite: bool = False  # sizes that OpenREM already has
+    wait_s: float | None = None  # how long to wait for missing studies; None: not at all
+
+    @property
+    def titles(self) -> tuple[str, str, str]:
+        """Of the columns: the study's id, the height, the weight."""
+        return (self.id_title, self.height_title, self.weight_title)
+
+
+Sizes = tuple[float | None, float | None]  # a patient's height (cm) and weight (kg)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizesOfOne:
+    """What the rows with one and the same id say, and what OpenREM holds of its studies.
+
+    Which id that is nobody needs to know: it is a patient's.
+    """
+
+    rows: int
+    heights: tuple[float, ...]  # cm, as the rows give them, in their order
+    weights: tuple[float, ...]  # kg
+    found: int  # studies with this id at the import
+    studies: tuple[tuple[Sizes, Sizes], ...]  # the same afterwards: sizes before, and now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizesFacts:
+    """Evidence about a table of heights and weights."""
+
+    of: tuple[SizesOfOne, ...]
+    already: bool = False  # nothing was left to be written
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """Outcome: OpenREM answered; only the facts tell what it holds."""
 
     facts: Facts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizesDone:
+    """Outcome: the same for a table of heights and weights."""
+
+    facts: SizesFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +241,7 @@ class Vanished:
     detail: str
 
 
-Outcome = Done | Failed | Vanished
+Outcome = Done | SizesDone | Failed | Vanished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

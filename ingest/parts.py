@@ -12,7 +12,7 @@ from ingest.context import Inbox, Rulebook
 from ingest.disks import Limits
 from ingest.errors import ConfigError, LedgerError
 from ingest.ledger import Ledger
-from ingest.model import Importer
+from ingest.model import Importer, SizesWanted
 from ingest.openrem import site
 from ingest.openrem.importers import Worker
 from ingest.presence import AUTO, NONE, Place, Presence
@@ -46,9 +46,23 @@ def _inbox(settings: Settings, drop: Drop) -> Inbox:
         quarantine=real_path(quarantine / drop.name) if quarantine else None,
         is_local=local,
         expect=drop.expect,
+        sizes=_sizes_of(drop),
         mount=drop.mount,
         archive_at=archive_at(drop),
         quarantine_at=quarantine_at(settings),
+    )
+
+
+def _sizes_of(drop: Drop) -> SizesWanted | None:
+    if drop.columns is None:
+        return None
+    return SizesWanted(
+        id_title=drop.columns.id,
+        height_title=drop.columns.height,
+        weight_title=drop.columns.weight,
+        by_study_uid=drop.study_uid,
+        overwrite=drop.overwrite,
+        wait_s=drop.wait_days * DAY_S if drop.unmatched == "wait" else None,
     )
 
 

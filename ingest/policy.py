@@ -13,6 +13,8 @@ from ingest.errors import Kind, Reason
 UNKNOWN_ATTEMPTS = 3  # what we don't understand is not worth more
 FATAL_DEATHS = 2  # an object that killed its worker twice is never given a third
 _DEATHS = frozenset({Reason.WORKER_DIED, Reason.OUT_OF_MEMORY})  # a worker's end, each of them
+# For a person to merge the two rows, for studies to come; no number of attempts helps.
+_WAITING = frozenset({Reason.DUPLICATE_SCANNER, Reason.UNMATCHED_ROWS})
 JITTER = 0.25  # of the first delay, so that files that failed together don't come back together
 
 
@@ -49,7 +51,9 @@ class StopIntake:
 Step = Again | GiveUp | StopIntake
 
 
-def after_failure(reason: Reason, *, attempts: int, deaths: int, policy: RetryPolicy) -> Step:
+def after_failure(
+    reason: Reason, *, attempts: int, deaths: int, policy: RetryPolicy, is_overdue: bool = False
+) -> Step:
     """What comes next for a file whose import failed.
 
     Args:
@@ -57,9 +61,11 @@ def after_failure(reason: Reason, *, attempts: int, deaths: int, policy: RetryPo
         attempts: failed attempts before this one.
         deaths: deaths of OpenREM's process on this file, before this attempt.
         policy: the user's settings.
+        is_overdue: it has waited for studies for as long as the user wants it to.
     """
-    if reason is Reason.DUPLICATE_SCANNER:
-        # Its files wait for a person to merge the two rows; no number of attempts helps.
+    if reason is Reason.UNMATCHED_ROWS and is_overdue:
+        return GiveUp(attempts=attempts)
+    if reason in _WAITING:
         return Again(delay_s=policy.maximum_s, attempts=attempts, deaths=deaths)
     attempts += 1
     deaths += reason in _DEATHS

@@ -110,6 +110,9 @@ def _secondary_capture(header: Header) -> Import | Reject:
     )
 
 
+AFTER_ALL_STUDIES = "~"  # for what needs that they are there
+
+
 def study_order(header: Header) -> str:
     """Sorts a backlog oldest study first: OpenREM's weekly sums take in earlier studies only."""
     day = header.study_date.replace(".", "")  # 1999.12.31 and 23:59:59: forms of old objects

@@ -14,7 +14,18 @@ from dataclasses import dataclass
 from math import isclose
 
 from ingest.errors import Reason
-from ingest.model import Doses, Facts, Header, Importer, Shortfall, Snapshot, StudyHeld
+from ingest.model import (
+    Doses,
+    Facts,
+    Header,
+    Importer,
+    Shortfall,
+    SizesFacts,
+    SizesOfOne,
+    SizesWanted,
+    Snapshot,
+    StudyHeld,
+)
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 NM_IMAGE = "1.2.840.10008.5.1.4.1.1.20"
@@ -22,17 +33,20 @@ PET_IMAGE = "1.2.840.10008.5.1.4.1.1.128"
 
 SAME_SHARE = 0.01  # of a dose; a dose report may round it
 LEAST_DOSE = 1e-6  # OpenREM keeps 8 decimals
+LEAST_SIZE = 1e-5  # cm or kg; the same, and a row has 4 at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """OpenREM holds this version of this object completely."""
+    """OpenREM holds this version of this object, or of this table, completely."""
 
     snapshot: Snapshot  # of the very file that was read
-    sop_instance_uid: str
-    study_uid: str
+    sop_instance_uid: str | None  # none of a table of sizes
+    study_uid: str | None
     already: bool  # it was held before this import
     evidence: str
+    rows: int | None = None  # of a table: those that are held,
+    unmatched: int | None = None  # and those whose studies OpenREM does not have
 
 
 def verify(
@@ -80,6 +94,8 @@ def _evidence(importer: Importer, facts: Facts) -> str | Shortfall:
             return _nuclear_medicine_image(facts)
         case Importer.CTPHILIPS:
             return _philips_dose_info(facts)
+        case Importer.PTSIZECSV:
+            return Shortfall(reason=Reason.NOT_HELD, detail="its importer is for no object")
 
 
 def _dose_report(facts: Facts) -> str | Shortfall:
@@ -226,3 +242,70 @@ def _short(facts: Facts, detail: str) -> Shortfall:
     """Held in part if OpenREM knew the object before we came, else not held at all."""
     reason = Reason.HELD_IN_PART if facts.already else Reason.NOT_HELD
     return Shortfall(reason=reason, detail=detail)
+
+
+def verify_sizes(
+    snapshot: Snapshot, rows: int, wanted: SizesWanted, facts: SizesFacts
+) -> Proof | Shortfall:
+    """Judge what OpenREM holds of a table of heights and weights.
+
+    Every row's sizes must be those of each study with its id. Sizes that were there before may
+    stay, unless the user wants them overwritten. Of rows with one id OpenREM's importer takes the
+    first; where it overwrites, the last.
+
+    Args:
+        snapshot: the version of the file that was read.
+        rows: how many rows with sizes we read ourselves.
+        wanted: what the user wants done.
+        facts: what the worker read, and what OpenREM's database holds.
+    """
+    if sum(one.rows for one in facts.of) != rows:
+        return Shortfall(reason=Reason.CHANGED, detail="OpenREM read another table than we did")
+    wrong = sum(one.rows for one in facts.of if not _has_its_sizes(one, wanted))
+    if wrong:
+        return Shortfall(reason=Reason.NOT_HELD, detail=f"{_rows(wrong)} of {rows} not stored")
+    unmatched = sum(one.rows for one in facts.of if not one.studies)
+    told = f"{_rows(rows - unmatched)} held"
+    if unmatched:
+        told += f", {unmatched} without a study in OpenREM"
+    if unmatched and wanted.wait_s is not None:
+        return Shortfall(reason=Reason.UNMATCHED_ROWS, detail=told)
+    if unmatched and unmatched == rows:
+        return Shortfall(reason=Reason.NO_ROW_MATCHES, detail=told)
+    return Proof(
+        snapshot=snapshot,
+        sop_instance_uid=None,
+        study_uid=None,
+        already=facts.already,
+        evidence=told,
+        rows=rows - unmatched,
+        unmatched=unmatched,
+    )
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"
+
+
+def _has_its_sizes(one: SizesOfOne, wanted: SizesWanted) -> bool:
+    """Does each study have the sizes? One that went after the import has lost them."""
+    if one.found > len(one.studies):
+        return False
+    return all(
+        _is_the_size(values, before[which], now[which], overwrite=wanted.overwrite)
+        for before, now in one.studies
+        for which, values in enumerate((one.heights, one.weights))
+    )
+
+
+def _is_the_size(
+    values: Sequence[float], before: float | None, now: float | None, *, overwrite: bool
+) -> bool:
+    if not values:
+        return True
+    if not now:  # to OpenREM, too, 0 is none
+        return False
+    right = [values[-1 if overwrite else 0]]
+    if before and not overwrite:
+        right.append(before)
+    return any(isclose(now, one, rel_tol=0.0, abs_tol=LEAST_SIZE) for one in right)

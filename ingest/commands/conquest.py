@@ -78,6 +78,8 @@ def lines(drops: tuple[Drop, ...], *, plain: bool, taken: Collection[int] = ()) 
     result: list[str] = []
     free = (number for number in range(1, NUMBER_MAX + 1) if number not in taken)
     for drop in drops:
+        if drop.kind == "ptsizecsv":  # Conquest has no tables
+            continue
         _check(str(drop.path))
         importers = drop.expect or _BY_NAME.get(drop.name.lower(), ())
         if not importers:

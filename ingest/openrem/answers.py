@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ingest.model import FileContent, StudyHeld
+from ingest.model import FileContent, SizesOfOne, StudyHeld
 
 
 class NoAnswer(Exception):
@@ -116,13 +116,25 @@ class Held:
     warnings: tuple[str, ...] = ()
 
 
-Answer = TypeVar("Answer", Ready, Greeted, Examined, Held)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sized:
+    """Answer to ``sizes``."""
+
+    id: int
+    ok: Literal[True]
+    of: tuple[SizesOfOne, ...]
+    already: bool
+    warnings: tuple[str, ...] = ()
+
+
+Answer = TypeVar("Answer", Ready, Greeted, Examined, Held, Sized)
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {
     Ready: TypeAdapter(Ready | NotOk),
     Greeted: TypeAdapter(Greeted | NotOk),
     Examined: TypeAdapter(Examined | NotOk),
     Held: TypeAdapter(Held | NotOk),
+    Sized: TypeAdapter(Sized | NotOk),
 }
 
 

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ingest.errors import Kind, OpenRemUnreachable, Reason
-from ingest.model import Done, Facts, Failed, Importer, Outcome, Vanished
+from ingest.model import (
+    Done,
+    Facts,
+    Failed,
+    Importer,
+    Outcome,
+    SizesDone,
+    SizesFacts,
+    SizesWanted,
+    Vanished,
+)
 from ingest.openrem import answers
 from ingest.openrem.answers import (
     Answer,
@@ -21,6 +31,7 @@ from ingest.openrem.answers import (
     NoAnswer,
     NotOk,
     Ready,
+    Sized,
 )
 from ingest.openrem.child import Child, Lost
 from ingest.openrem.failures import reason_of, words_of
@@ -55,6 +66,9 @@ class OpenRem(Protocol):
 
     def import_object(self, path: bytes, importer: Importer) -> Outcome:
         """Import one object. The file may be deleted by OpenREM: hand over an alias of it."""
+
+    def import_sizes(self, path: bytes, wanted: SizesWanted) -> Outcome:
+        """Import a plain table of heights and weights (see `ingest.sizes.write_plain`)."""
 
     def prove(self, path: bytes, importer: Importer) -> Outcome:
         """Ask what OpenREM holds of an object, without importing it."""
@@ -131,6 +145,26 @@ class Worker:
         }
         return self._outcome(request, self._timeout_s)
 
+    def import_sizes(self, path: bytes, wanted: SizesWanted) -> Outcome:
+        """See `OpenRem`."""
+        request = {
+            "op": "sizes",
+            "path": os.fsdecode(path),
+            "titles": wanted.titles,
+            "by_study_uid": wanted.by_study_uid,
+            "overwrite": wanted.overwrite,
+            "lock_wait_s": self._timeout_s * LOCK_SHARE,
+        }
+        try:
+            answer = self._ask(request, Sized, self._timeout_s)
+        except Lost as lost:
+            return Vanished(detail=str(lost))
+        if isinstance(answer, NotOk):
+            return Failed(reason=reason_of(answer.failure), detail=detail_of(answer.failure))
+        return SizesDone(
+            facts=SizesFacts(of=answer.of, already=answer.already, warnings=answer.warnings)
+        )
+
     def prove(self, path: bytes, importer: Importer) -> Outcome:
         """See `OpenRem`."""
         request = {"op": "prove", "importer": importer.value, "path": os.fsdecode(path)}
@@ -175,7 +209,7 @@ class Worker:
         with self._asking:
             child = self._started()
             self._number += 1
-            self._imports += request["op"] == "import"
+            self._imports += request["op"] in ("import", "sizes")
             line = json.dumps({**request, "id": self._number}).encode() + b"\n"
             try:
                 answer = answers.read(child.ask(line, timeout_s), kind, self._number)

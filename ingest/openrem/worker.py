@@ -17,6 +17,8 @@ Requests, one JSON object a line on stdin; one JSON object a line comes back on 
     {"id": 3, "op": "prove",  "importer": "rdsr", "path": "..."}
     {"id": 4, "op": "ping"}
     {"id": 5, "op": "doctor"}
+    {"id": 6, "op": "sizes", "path": "...", "titles": ["id", "height", "weight"],
+     "by_study_uid": false, "overwrite": false, "lock_wait_s": 300}
 
 Its one argument is the memory (MiB) that this process may take, 0 for no limit.
 
@@ -31,6 +33,7 @@ This file is self-contained and conservative (Python 3.8): it may be sent to a c
 from __future__ import annotations
 
 import contextlib
+import csv
 import importlib
 import json
 import math
@@ -40,8 +43,9 @@ import resource
 import sys
 import time
 import traceback
+import types
 import uuid
-from typing import Any, Callable, Dict, Iterator, TextIO
+from typing import Any, Callable, Dict, Iterator, List, Optional, TextIO, Tuple
 
 # One number for the whole site: every openrem-ingest on any host takes the same lock.
 ADVISORY_LOCK = 0x4F52454D494E4753
@@ -52,6 +56,10 @@ TASK_TYPE = "ingest_{}"
 # Event containers of a dose report (PS3.16 TID 10003, 10013, 10022), each with the concept of
 # the UID item in it. OpenREM reads both kinds by these codes or their meanings.
 EVENT_CONTAINERS = {"113706": "113769", "113819": "113769", "113502": "113503"}
+
+PTSIZECSV = "ptsizecsv"
+BATCH = 1000  # ids asked for at once: OpenREM has no index of accession numbers
+LEAST_SIZE = 1e-5  # cm or kg
 
 TEXT = 300  # characters of an exception's text that are told with the next one
 
@@ -79,9 +87,35 @@ MODULES = {
 
 Answer = Dict[str, Any]  # what json makes of a line
 
+People = Dict[str, List[Tuple[str, str]]]  # by a study's id: heights (cm) and weights (kg)
+SizesOf = Tuple[Optional[float], Optional[float]]  # the same of a study, as stored
+Held = Dict[str, Dict[int, SizesOf]]  # by a study's id, and by its row
+
 
 class Refused(Exception):
     """The importer returned 1: the object is not of its kind."""
+
+
+class SizeLog:
+    """Stands in for the log file of a size import, until it is known what becomes of that.
+
+    OpenREM opens, writes and closes the file for each row; what is rolled back would stay in it.
+    """
+
+    def __init__(self, first: str) -> None:
+        """Begin with this line."""
+        self.words = [first]
+        self.file = self
+
+    def open(self, _mode: str) -> None:
+        """It is open."""
+
+    def write(self, words: str) -> None:
+        """Keep them."""
+        self.words.append(words)
+
+    def close(self) -> None:
+        """See `open`."""
 
 
 class OpenREM:
@@ -442,15 +476,22 @@ class OpenREM:
 
     def _in_one_transaction(self, importer: str, dataset: Any, request: Answer) -> bool:
         function = getattr(self.extractors[importer], MODULES[importer][1])
+        with self._all_or_nothing(importer, request):
+            already = self._is_recorded(importer, dataset)
+            self._open_task(importer)
+            with self._for_one_import(importer, dataset):
+                _unless_refused(function(request["path"]))
+            self._close_task()
+        return already
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self, importer: str, request: Answer) -> Iterator[None]:
+        """One transaction, alone on this site; a failure is told in the task row that it leaves."""
         try:
             with self._noticing_a_cut(), self.transaction.atomic():
                 self._have_the_commit_written()
                 self._take_the_lock(request.get("lock_wait_s", 300))
-                already = self._is_recorded(importer, dataset)
-                self._open_task(importer)
-                with self._for_one_import(importer, dataset):
-                    _unless_refused(function(request["path"]))
-                self._close_task()
+                yield
         except Refused:
             self._record_refusal(importer)
             raise
@@ -460,7 +501,6 @@ class OpenREM:
             raise
         finally:
             self.task = None
-        return already
 
     @contextlib.contextmanager
     def _noticing_a_cut(self) -> Iterator[None]:
@@ -532,6 +572,118 @@ class OpenREM:
         self.connection.close()
         self.connection.ensure_connection()
 
+    # -- heights and weights --------------------------------------------------------------------
+
+    def sizes(self, request: Answer) -> Answer:
+        """Import a plain table of sizes in one transaction, then read back what OpenREM holds."""
+        self.warnings = []
+        people = read_people(request["path"])
+        self.connection.close_if_unusable_or_obsolete()
+        before, already = self._import_sizes(people, request)
+        self.fresh_connection()
+        with self._at_one_moment():
+            now = self._sizes_held(people, request)
+        self._flush()
+        return {
+            "of": [
+                {
+                    "rows": len(rows),
+                    "heights": [float(height) for height, _weight in rows if height],
+                    "weights": [float(weight) for _height, weight in rows if weight],
+                    "found": len(before.get(one, {})),
+                    "studies": [
+                        (before.get(one, {}).get(study, (None, None)), sizes)
+                        for study, sizes in now.get(one, {}).items()
+                    ],
+                }
+                for one, rows in people.items()
+            ],
+            "already": already,
+            "warnings": self.warnings,
+        }
+
+    def _import_sizes(self, people: People, request: Answer) -> tuple[Held, bool]:
+        """What OpenREM held before, and whether that was all of it already."""
+        importer = importlib.import_module("openrem.remapp.extractors.ptsizecsv2db")
+        logs: list[Any] = []
+        try:
+            with self._all_or_nothing(PTSIZECSV, request):
+                before = self._sizes_held(people, request)
+                missing = [
+                    one
+                    for one, studies in before.items()
+                    if not _are_held(people[one], studies, overwrite=request["overwrite"])
+                ]
+                if missing:
+                    self._open_task(PTSIZECSV)
+                    self._insert_sizes(importer, people, before, request, logs)
+                    self._close_task()
+        except Exception:
+            for log in logs:  # it names what was not written
+                with contextlib.suppress(OSError):
+                    log.storage.delete(log.name)
+            raise
+        return before, not missing
+
+    def _insert_sizes(
+        self, importer: Any, people: People, before: Held, request: Answer, logs: list[Any]
+    ) -> None:
+        """Do what OpenREM's csv2db does with a file's rows; the row of the upload included."""
+        from django.core.files.base import ContentFile
+        from django.utils import timezone
+
+        began = timezone.now()
+        log = SizeLog("Patient size import by openrem-ingest\r\n")
+        stand_in = types.SimpleNamespace(logfile=log, overwrite=request["overwrite"])
+        for one, rows in people.items():
+            for height, weight in rows if one in before else ():
+                row = {
+                    "acc_no": one,
+                    "height": height,
+                    "weight": weight,
+                    "si_uid": request["by_study_uid"],
+                    "verbose": False,
+                }
+                importer._ptsizeinsert(size_upload=stand_in, size_dict=row)
+        id_title, height_title, weight_title = request["titles"]
+        upload = self.models.SizeUpload(
+            import_date=began,
+            task_id=self.task.uuid,
+            id_field=id_title,
+            id_type="si-uid" if request["by_study_uid"] else "acc-no",
+            height_field=height_title,
+            weight_field=weight_title,
+            overwrite=request["overwrite"],
+            num_records=sum(map(len, people.values())),
+            progress="Patient size data import by openrem-ingest",
+            status="COMPLETE",
+            processtime=(timezone.now() - began).total_seconds(),
+        )
+        name = began.strftime("pt_size_import_log_%Y%m%d-%H%M%S%f.txt")
+        try:
+            upload.logfile.save(name, ContentFile("".join(log.words)), save=False)
+        except OSError as error:  # a full or closed MEDIA_ROOT: the page would offer no log
+            print("size import log not written:", type(error).__name__, file=sys.stderr)
+            self.warnings.append("size-import-log-not-written")
+        else:
+            logs.append(upload.logfile)
+            upload.save()
+
+    def _sizes_held(self, people: People, request: Answer) -> Held:
+        """The sizes of each complete study, by its id in the table and its own; what has any."""
+        study = "general_study_module_attributes__"
+        column = study + ("study_instance_uid" if request["by_study_uid"] else "accession_number")
+        rows = self.models.PatientStudyModuleAttr.objects.order_by("pk")
+        held: Held = {}
+        ids = list(people)
+        for at in range(0, len(ids), BATCH):
+            for one, key, size, weight in rows.filter(
+                **{column + "__in": ids[at : at + BATCH]}
+            ).values_list(column, study + "pk", "patient_size", "patient_weight"):
+                height = None if size is None else float(size * 100)
+                held.setdefault(one, {})[key] = (height, number(weight))
+        return held
+
     # -- the task row, so that OpenREM's web pages show the import -----------------------------
 
     def _open_task(self, importer: str, error: str | None = None) -> None:
@@ -577,11 +729,16 @@ class OpenREM:
         if not uid:
             return []
         studies = self.models.GeneralStudyModuleAttr.objects.filter(study_instance_uid=uid)
-        # As of one moment: an import beside us may replace the study between two questions.
+        with self._at_one_moment():
+            return [self._study_held(study, dataset) for study in studies]
+
+    @contextlib.contextmanager
+    def _at_one_moment(self) -> Iterator[None]:
+        """An import beside us may replace a study between two questions."""
         with self.transaction.atomic():
             with self.connection.cursor() as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            return [self._study_held(study, dataset) for study in studies]
+            yield
 
     def _study_held(self, study: Any, dataset: Any) -> Answer:
         models = self.models
@@ -641,6 +798,28 @@ def _counts_twice(content: Answer, studies: list[Answer]) -> bool:
     """
     own = {uid for uid in content["event_uids"] if uid}
     return any(sum(uid in study["event_uids"] for study in studies) > 1 for uid in own)
+
+
+def read_people(path: str) -> People:
+    """The rows of a plain table, by their ids and in their order."""
+    people: People = {}
+    with open(path, newline="", encoding="utf-8") as file:
+        for one, height, weight in csv.reader(file):
+            people.setdefault(one, []).append((height, weight))
+    return people
+
+
+def _are_held(rows: list[tuple[str, str]], studies: dict[int, SizesOf], *, overwrite: bool) -> bool:
+    """Would OpenREM's importer write nothing new? Only the facts tell whether it has it all."""
+    for which in range(2):
+        given = [float(row[which]) for row in rows if row[which]]
+        for sizes in studies.values():
+            stored = sizes[which]
+            if not given or (stored and not overwrite):
+                continue
+            if not stored or abs(stored - given[-1]) > LEAST_SIZE:
+                return False
+    return True
 
 
 # -- what the file holds --------------------------------------------------------------------------
@@ -923,6 +1102,7 @@ def answer_to(request: Answer, openrem: OpenREM) -> Answer:
         "doctor": openrem.doctor,
         "prove": openrem.prove,
         "import": openrem.import_,
+        "sizes": openrem.sizes,
     }
     answer: Answer = {"id": request.get("id"), "ok": True}
     openrem.was_cut_off = False

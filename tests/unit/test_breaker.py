@@ -10,7 +10,7 @@ import pytest
 from ingest.breaker import PROBES, Breaker
 from ingest.errors import OpenRemUnreachable, Reason
 from ingest.ledger import Ledger
-from ingest.model import Importer, Outcome
+from ingest.model import Importer, Outcome, SizesWanted
 from ingest.openrem.importers import Hello
 
 AWAY = Reason.DATABASE_UNREACHABLE
@@ -32,6 +32,10 @@ class AnOpenRem:
         return Hello(openrem="1", database="openrem", server="15", duplicate_scanners=0)
 
     def import_object(self, path: bytes, importer: Importer) -> Outcome:
+        """See `OpenRem`."""
+        raise NotImplementedError
+
+    def import_sizes(self, path: bytes, wanted: SizesWanted) -> Outcome:
         """See `OpenRem`."""
         raise NotImplementedError
 

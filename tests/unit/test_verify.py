@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.errors import Reason
-from ingest.model import Doses, Facts, Header, Importer, Shortfall, StudyHeld
+from ingest.model import OF_OBJECTS, Doses, Facts, Header, Importer, Shortfall, StudyHeld
 from ingest.verify import Proof, verify
 from tests.strategies import (
     STORAGE,
@@ -396,7 +396,7 @@ def test_as_many_events_of_another_kind_are_no_exposures() -> None:
 
 
 @given(
-    importer=st.sampled_from(Importer),
+    importer=st.sampled_from(OF_OBJECTS),
     held=st.lists(studies, max_size=3),
     events=st.lists(st.none() | st.sampled_from(("1.2.3", "1.2.4")), max_size=3),
     exposures=st.lists(doses, max_size=5),
@@ -426,7 +426,7 @@ def test_a_proof_always_rests_on_a_row_with_its_patient(
         assert verdict.reason in {Reason.NOT_HELD, Reason.OTHER_SOURCE}
 
 
-@given(importer=st.sampled_from(Importer), more=st.lists(studies, max_size=3))
+@given(importer=st.sampled_from(OF_OBJECTS), more=st.lists(studies, max_size=3))
 def test_further_rows_never_undo_a_proof(importer: Importer, more: list[StudyHeld]) -> None:
     header, facts = HELD[importer]
 
@@ -438,7 +438,7 @@ def test_further_rows_never_undo_a_proof(importer: Importer, more: list[StudyHel
 def test_a_proof_needs_every_one_of_its_parts() -> None:
     with pytest.raises(TypeError):
         Proof(sop_instance_uid="1.2")  # type: ignore[call-arg]
-    assert len(fields(Proof)) == 5
+    assert len(fields(Proof)) == 7
 
 
 def test_a_mammogram_as_secondary_capture_has_no_twin() -> None:
