@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from pydicom.uid import UID
 
-from ingest import dicom, leases, rules, watch
+from ingest import dicom, leases, rules, sizes, watch
 from ingest.context import Inbox, Rulebook
 from ingest.errors import FileProblem, Reason
-from ingest.model import Decision, Header, Ignore, Import, Keep, Reject
+from ingest.model import Decision, Header, Ignore, Import, Importer, Keep, Reject
 
 _ENDS = "it ends where its own lengths say it should"
 
@@ -28,6 +28,8 @@ class Explanation:
     @property
     def what(self) -> str:
         """What it is, in words."""
+        if isinstance(self.decision, Import) and self.decision.importer is Importer.PTSIZECSV:
+            return "a table of heights and weights"
         if self.header is None:
             return ""
         told = [UID(self.header.sop_class_uid).name]
@@ -57,7 +59,7 @@ class Explainer:
             )
             return self._refused(path, inbox, passed, afterwards="it is left alone")
         try:
-            look = dicom.look(path, self._keywords)
+            look = sizes.look_into(path, inbox.sizes if inbox else None, self._keywords)
             has_writer = leases.has_writer(path, local=inbox.is_local if inbox else True)
         except FileProblem as problem:
             return self._refused(path, inbox, problem)
@@ -65,6 +67,8 @@ class Explainer:
             words = error.strerror or "it can't be read"
             trouble = FileProblem(Reason.CANNOT_READ, words)
             return self._refused(path, inbox, trouble, afterwards="it is looked at again")
+        if isinstance(look, sizes.Look):
+            return self._table(path, inbox, look, has_writer=has_writer)
         if look.header is None:
             found = FileProblem(look.problem or Reason.MALFORMED, look.detail)
             return self._refused(path, inbox, found, look)
@@ -81,6 +85,27 @@ class Explainer:
             else _afterwards(inbox, decision),
         )
 
+    def _table(
+        self, path: bytes, inbox: Inbox | None, look: sizes.Look, *, has_writer: bool | None
+    ) -> Explanation:
+        structure = look.structure
+        if not structure.is_complete:
+            reason = structure.problem or Reason.NOT_A_TABLE
+            return self._refused(path, inbox, FileProblem(reason, structure.detail), look)
+        because = f"it has this folder's columns, and {look.rows} rows with sizes"
+        decision = Import(importer=Importer.PTSIZECSV, because=because)
+        still = f"{inbox.patience.quiet_s * sizes.QUIET_TIMES:g} s" if inbox else "a while"
+        return Explanation(
+            path=path,
+            drop=inbox.name if inbox else "",
+            complete="not yet: somebody has it open for writing"
+            if has_writer
+            else f"yes: its last row is whole, and once it has been still for {still}",
+            header=None,
+            decision=decision,
+            afterwards=_afterwards(inbox, decision),
+        )
+
     def _inbox_of(self, path: bytes) -> Inbox | None:
         folder = os.path.realpath(os.path.dirname(os.path.abspath(path))) + b"/"
         return next((one for one in self._inboxes if folder.startswith(one.root + b"/")), None)
@@ -90,7 +115,7 @@ class Explainer:
         path: bytes,
         inbox: Inbox | None,
         problem: FileProblem,
-        look: dicom.Look | None = None,
+        look: dicom.Look | sizes.Look | None = None,
         afterwards: str = "",
     ) -> Explanation:
         reason, detail = problem.reason, problem.detail
@@ -110,7 +135,7 @@ class Explainer:
         )
 
 
-def _incompleteness(look: dicom.Look | None, reason: Reason) -> str:
+def _incompleteness(look: dicom.Look | sizes.Look | None, reason: Reason) -> str:
     if look is None:
         return ""
     return f"yes: {_ENDS}" if look.structure.is_complete else f"no: {reason.why}"

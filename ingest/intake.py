@@ -109,20 +109,13 @@ class Intake:
                 drop=inbox.name, path=path, snapshot=found, now=self._context.now()
             )
         try:
-            look = self._look_into(inbox, path)
+            look = sizes.look_into(path, inbox.sizes, self._context.keywords)
             has_writer = leases.has_writer(path, local=inbox.is_local)
         except FileProblem as problem:
             self._unreadable(inbox, job, problem)
         else:
             self._act_on(inbox, job, look, has_writer=has_writer)
         return is_new
-
-    def _look_into(self, inbox: Inbox, path: bytes) -> dicom.Look | sizes.Look:
-        """Content decides: what is no object may be a table, in a folder that has them."""
-        look = dicom.look(path, self._context.keywords)
-        if inbox.sizes is None or look.structure.is_dicom or look.problem is Reason.EMPTY:
-            return look
-        return sizes.look(path, inbox.sizes)
 
     def _act_on(
         self,

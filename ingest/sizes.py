@@ -13,7 +13,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TextIO
@@ -68,6 +68,20 @@ class Unusable(Exception):
         self.problem = problem
         self.detail = detail
         self.can_improve = can_improve
+
+
+def look_into(
+    path: bytes, wanted: SizesWanted | None, keywords: Collection[str] = ()
+) -> dicom.Look | Look:
+    """Look at a file in a folder that may have tables. Content decides: an object is no table.
+
+    Raises:
+        As `dicom.look`.
+    """
+    found = dicom.look(path, keywords)
+    if wanted is None or found.structure.is_dicom or found.problem is Reason.EMPTY:
+        return found
+    return look(path, wanted)
 
 
 def look(path: bytes, wanted: SizesWanted) -> Look:

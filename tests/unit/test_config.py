@@ -11,7 +11,7 @@ import pytest
 from ingest import config
 from ingest.config import Settings, find_file, load
 from ingest.errors import ConfigError
-from ingest.model import Importer
+from ingest.model import OF_OBJECTS, Importer
 
 SAMPLE = """
 state_dir = "/var/lib/openrem-ingest"
@@ -337,7 +337,7 @@ def test_rules_keep_their_order(file: Path) -> None:
     assert settings.rule[1].zip
 
 
-@pytest.mark.parametrize("importer", Importer)
+@pytest.mark.parametrize("importer", OF_OBJECTS)
 def test_a_rule_may_choose_each_importer(file: Path, importer: Importer) -> None:
     settings = loaded(file, a_rule(then=f'"import:{importer.value}"'))
 

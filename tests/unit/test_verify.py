@@ -117,7 +117,7 @@ def reason_of(verdict: Proof | Shortfall) -> Reason | None:
     return verdict.reason if isinstance(verdict, Shortfall) else None
 
 
-@pytest.mark.parametrize("importer", Importer)
+@pytest.mark.parametrize("importer", OF_OBJECTS)
 def test_an_object_that_is_held_is_proven(importer: Importer) -> None:
     header, facts = HELD[importer]
 
@@ -130,7 +130,7 @@ def test_an_object_that_is_held_is_proven(importer: Importer) -> None:
     assert proof.evidence
 
 
-@pytest.mark.parametrize("importer", Importer)
+@pytest.mark.parametrize("importer", OF_OBJECTS)
 def test_a_proof_tells_whether_it_was_held_before(importer: Importer) -> None:
     header, facts = HELD[importer]
 
@@ -160,21 +160,21 @@ def test_without_any_one_fact_there_is_no_proof(
         assert reason_of(verdict) is (Reason.HELD_IN_PART if already else Reason.NOT_HELD)
 
 
-@pytest.mark.parametrize("importer", Importer)
+@pytest.mark.parametrize("importer", OF_OBJECTS)
 def test_what_openrem_holds_nothing_of_is_not_held(importer: Importer) -> None:
     header, facts = HELD[importer]
 
     assert reason_of(judged(importer, header, replace(facts, studies=()))) is Reason.NOT_HELD
 
 
-@pytest.mark.parametrize("importer", Importer)
+@pytest.mark.parametrize("importer", OF_OBJECTS)
 def test_what_the_importer_refused_is_not_proven_by_what_lies_there(importer: Importer) -> None:
     header, facts = HELD[importer]
 
     assert reason_of(judged(importer, header, replace(facts, refused=True))) is Reason.REFUSED
 
 
-@pytest.mark.parametrize("importer", Importer)
+@pytest.mark.parametrize("importer", OF_OBJECTS)
 @pytest.mark.parametrize("field", ["sop_instance_uid", "study_uid", "sop_class_uid"])
 def test_if_openrem_read_another_object_than_we_did_nothing_is_proven(
     importer: Importer, field: str
