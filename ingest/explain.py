@@ -94,7 +94,7 @@ class Explainer:
             return self._refused(path, inbox, FileProblem(reason, structure.detail), look)
         because = f"it has this folder's columns, and {look.rows} rows with sizes"
         decision = Import(importer=Importer.PTSIZECSV, because=because)
-        still = f"{inbox.patience.quiet_s * sizes.QUIET_TIMES:g} s" if inbox else "a while"
+        still = f"{inbox.patience.quiet_s * look.quiet_times:g} s" if inbox else "a while"
         return Explanation(
             path=path,
             drop=inbox.name if inbox else "",

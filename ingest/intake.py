@@ -128,7 +128,7 @@ class Intake:
         patience = inbox.patience
         if isinstance(look, sizes.Look):  # nothing in it tells its end: it must have been still
             has_writer = has_writer or None
-            patience = replace(patience, quiet_s=patience.quiet_s * sizes.QUIET_TIMES)
+            patience = replace(patience, quiet_s=patience.quiet_s * look.quiet_times)
         settled = settle(
             look.snapshot,
             look.structure,

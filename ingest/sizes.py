@@ -22,10 +22,13 @@ from ingest import dicom, files
 from ingest.errors import Changed, Reason
 from ingest.model import SizesWanted, Snapshot, Structure
 
-QUIET_TIMES = 5.0  # as long as an object must have been still: a table does not tell where it ends
+# As long as an object must have been still: a table does not tell where it ends; and a number
+# with nothing behind it may be half of one.
+QUIET_TIMES = 5.0
+OPEN_QUIET_TIMES = 30.0
 
 MAX_BYTES = 32 << 20
-MAX_ROWS = 20_000  # OpenREM imports nothing else meanwhile
+MAX_ROWS = 10_000  # OpenREM imports nothing else meanwhile
 MAX_RECORD = 1 << 16  # characters of one row
 MAX_ID = 64  # characters, as a UID may have
 MAX_TOLD = 10  # numbers of rows
@@ -48,6 +51,7 @@ class Look:
     snapshot: Snapshot  # of the very descriptor that was read
     structure: Structure
     rows: int = 0  # that have sizes
+    quiet_times: float = QUIET_TIMES
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -104,7 +108,13 @@ def look(path: bytes, wanted: SizesWanted) -> Look:
         except Unusable as unusable:
             return Look(snapshot=snapshot, structure=_not_whole(unusable))
         structure = Structure(is_dicom=False, is_complete=True)
-        return Look(snapshot=snapshot, structure=structure, rows=rows)
+        is_ended = os.pread(descriptor, 1, snapshot.size - 1) in (b"\n", b"\r")
+        return Look(
+            snapshot=snapshot,
+            structure=structure,
+            rows=rows,
+            quiet_times=QUIET_TIMES if is_ended else OPEN_QUIET_TIMES,
+        )
     finally:
         os.close(descriptor)
 
