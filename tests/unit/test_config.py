@@ -8,10 +8,10 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from ingest import config
+from ingest import config, parts
 from ingest.config import Settings, find_file, load
 from ingest.errors import ConfigError
-from ingest.model import OF_OBJECTS, Importer
+from ingest.model import OF_OBJECTS, Importer, SizesWanted
 
 SAMPLE = """
 state_dir = "/var/lib/openrem-ingest"
@@ -152,7 +152,27 @@ def test_state_belongs_to_the_machine_or_to_the_user(monkeypatch: pytest.MonkeyP
     assert config._default_state_dir() == Path(platformdirs.user_state_dir("openrem-ingest"))
 
 
+def test_a_folder_may_have_tables_of_sizes(file: Path) -> None:
+    settings = loaded(file, SIZES + 'unmatched = "wait"\noverwrite = true\nstudy_uid = true\n')
+    (inbox,) = parts.inboxes_of(settings)
+    assert inbox.sizes == SizesWanted(
+        id_title="A",
+        height_title="H",
+        weight_title="W",
+        by_study_uid=True,
+        overwrite=True,
+        wait_s=30 * 86400.0,
+    )
+    (plain,) = parts.inboxes_of(loaded(file, SIZES))
+    assert plain.sizes == SizesWanted(id_title="A", height_title="H", weight_title="W")
+    (objects,) = parts.inboxes_of(loaded(file, DROP))
+    assert objects.sizes is None
+
+
 # -- what is wrong -------------------------------------------------------------------------------
+
+COLUMNS = 'columns = { id = "A", height = "H", weight = "W" }\n'
+SIZES = DROP + 'kind = "ptsizecsv"\n' + COLUMNS
 
 
 @dataclass(frozen=True)
@@ -192,6 +212,17 @@ WRONG = [
     Wrong(DROP.replace("/d/a", "/d/failed"), "quarantine.path", "is a drop folder"),
     Wrong('state_dir = "/d/a"\n' + DROP, "state_dir", "is a drop folder"),
     Wrong(DROP + 'after = "archive"\narchive = "/d/a"\n', "drop[1].archive", "is a drop folder"),
+    Wrong(DROP + 'expect = ["ptsizecsv"]\n', "drop[1].expect[1]", "Next: use 'rdsr', 'mg', 'dx'"),
+    Wrong(DROP + 'kind = "xlsx"\n', "drop[1].kind", "Next: use 'dicom' or 'ptsizecsv'"),
+    Wrong(DROP + 'kind = "ptsizecsv"\n', "drop[1]", "needs the key columns: the titles of three"),
+    Wrong(DROP + COLUMNS, "drop[1]", 'columns: goes only with kind = "ptsizecsv". Next: remove'),
+    Wrong(DROP + "overwrite = true\n", "drop[1]", 'overwrite: goes only with kind = "ptsizecsv"'),
+    Wrong(SIZES + "wait_days = 3\n", "drop[1]", 'wait_days: goes only with unmatched = "wait"'),
+    Wrong(SIZES + 'unmatched = "no"\n', "drop[1].unmatched", "Next: use 'accept' or 'wait'"),
+    Wrong(SIZES.replace('"W"', '"H"'), "drop[1].columns", "two have the same title"),
+    Wrong(SIZES.replace('"W"', '" "'), "drop[1].columns.weight", "must be the title of a column"),
+    Wrong(SIZES.replace(', weight = "W"', ""), "drop[1].columns.weight", "is missing. Next: add"),
+    Wrong(SIZES.replace('"W"', '"W", x = 1'), "drop[1].columns.x", "possible here: height, id, we"),
     Wrong(LEAST + "workers = 0\n", "openrem.workers", "but is 0. Next: correct the value"),
     Wrong(LEAST + "workers = 99\n", "openrem.workers", "less than or equal to 16"),
     Wrong(LEAST + 'importer = "magic"\n', "openrem.importer", "is not possible. Next: use "),

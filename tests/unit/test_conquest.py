@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ingest.commands.conquest import conquest, lines
-from ingest.config import Drop, Settings
+from ingest.config import Columns, Drop, Settings
 from ingest.errors import ConfigError
 from ingest.model import Importer
 
@@ -43,6 +43,13 @@ def test_the_plain_lines_are_the_tested_ones() -> None:
         f'ImportConverterN = ifequal "%V0008,0016","{DOSE_SR}"; '
         "{save to /dose/sr/%o.dcm; destroy}"
     ) in map(without_numbers, found)
+
+
+def test_a_folder_of_tables_gets_no_lines() -> None:
+    """Not even under a name that has some for objects."""
+    columns = Columns(id="A", height="H", weight="W")
+    drop = Drop(path=Path("/dose/sr"), name="sr", kind="ptsizecsv", columns=columns)
+    assert lines((drop,), plain=False) == []
 
 
 def test_the_safer_line_is_the_tested_one() -> None:

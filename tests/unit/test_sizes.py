@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ingest import sizes
 from ingest.errors import Changed, Reason
-from ingest.model import Shortfall, SizesFacts, SizesOfOne, SizesWanted, Structure
+from ingest.model import Shortfall, Sizes, SizesFacts, SizesOfOne, SizesWanted, Structure
 from ingest.verify import Proof, verify_sizes
 from tests.objects import CT_REPORT
 from tests.strategies import a_snapshot
@@ -95,7 +95,7 @@ def test_rows_without_sizes_say_nothing(tmp_path: Path) -> None:
         ("A1,nan,70", "row 3: the height is no number"),
         ("A1,-170,70", "row 3: the height is no number"),
         ("A1,1e2,70", "row 3: the height is no number"),
-        ("A1,١٧٠,70", "row 3: the height is no number"),
+        ("A1,\u0661\u0667\u0660,70", "row 3: the height is no number"),
         ("A1,1.75,70", "row 3: the height is not more than 3 cm"),
         ("A1,0,70", "row 3: the height is not more than 3 cm"),
         ("A1,301,70", "row 3: the height is more than 300 cm"),
@@ -161,6 +161,13 @@ def test_a_table_cut_anywhere_never_passes_for_another_one(looked: Looked, tmp_p
             assert not some or some[-1][:2] in [one[:2] for one in rows], length
         else:
             assert found.can_improve, (length, found)
+
+
+def test_a_number_that_may_be_half_of_one_is_waited_for_longer(tmp_path: Path) -> None:
+    path = tmp_path / "table"
+    for end, times in (("", sizes.OPEN_QUIET_TIMES), ("\n", sizes.QUIET_TIMES)):
+        path.write_text(f"{TITLES}A1,170,7{end}", encoding="utf-8")
+        assert sizes.look(bytes(path), WANTED).quiet_times == times
 
 
 @pytest.mark.parametrize(
@@ -234,7 +241,7 @@ def test_no_value_is_ever_told(
     tmp_path: Path,
     lines: list[list[str]],
     separator: str,
-    has_titles: bool,  # noqa: FBT001 - hypothesis passes by name
+    has_titles: bool,
     encoding: str,
     cut: int,
 ) -> None:
@@ -329,7 +336,7 @@ def reason(found: Proof | Shortfall) -> Reason | None:
     return found.reason if isinstance(found, Shortfall) else None
 
 
-def held(before: tuple[float | None, float | None], now: tuple[float | None, float | None]):  # noqa: ANN201
+def held(before: Sizes, now: Sizes) -> SizesOfOne:
     return replace(ONE, studies=((before, now),))
 
 
