@@ -100,7 +100,7 @@ class Explainer:
             drop=inbox.name if inbox else "",
             complete="not yet: somebody has it open for writing"
             if has_writer
-            else f"yes: its last row is whole, and once it has been still for {still}",
+            else f"yes: its last row is whole, once it has been still for {still}",
             header=None,
             decision=decision,
             afterwards=_afterwards(inbox, decision),
