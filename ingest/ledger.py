@@ -173,7 +173,9 @@ class Ledger(LedgerFile):
         """The next file to import: oldest study first, then by arrival.
 
         Objects of a study that is being imported wait for it; one that failed and waits for its
-        next attempt holds up nothing.
+        next attempt holds up nothing. What is of no study, a table of sizes, waits until no
+        study is being imported, which might be one of its own: NULL is not known to be NOT IN a
+        list, unless that is empty.
         """
         # Folder by folder: so the index gives the order, and a backlog of a million isn't sorted.
         rows = [
@@ -183,7 +185,7 @@ class Ledger(LedgerFile):
                 f"""
                 SELECT {_COLUMNS}, study_order FROM job
                 WHERE drop_name = ? AND state = 'READY' AND +not_before <= ?
-                  AND (study_uid IS NULL OR study_uid NOT IN (SELECT value FROM json_each(?)))
+                  AND study_uid NOT IN (SELECT value FROM json_each(?))
                 ORDER BY study_order, id LIMIT 1
                 """,  # noqa: S608 - our own columns
                 (drop, now, json.dumps(list(busy_studies))),

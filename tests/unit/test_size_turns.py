@@ -192,8 +192,8 @@ def test_where_files_stay_the_copy_goes(turns: Turns) -> None:
     assert not turns.turn()
 
 
-def test_objects_go_first_and_are_not_waited_for(turns: Turns) -> None:
-    """A table needs its studies to be there; but one that is imported just now does not stop it."""
+def test_objects_go_first(turns: Turns) -> None:
+    """A table needs its studies to be there, those included that are being imported just now."""
     table = turns.put()
     turns.look(table)
     image = variant(DX_IMAGE, turns.root / "image.dcm")
@@ -203,7 +203,9 @@ def test_objects_go_first_and_are_not_waited_for(turns: Turns) -> None:
     assert turns.openrem.took[0] == "dx"
     assert len(turns.openrem.took) == 2
     turns.look(turns.put(name="u.csv"))
-    assert turns.ledger.next_ready(["sizes"], ["1.2.3"], turns.engine.context.now()) is not None
+    now = turns.engine.context.now()
+    assert turns.ledger.next_ready(["sizes"], ["1.2.3"], now) is None
+    assert turns.ledger.next_ready(["sizes"], [], now) is not None
 
 
 def test_rows_wait_for_their_studies_for_so_long(turns: Turns) -> None:
