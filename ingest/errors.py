@@ -185,7 +185,8 @@ class Reason(Enum):
     UNMATCHED_ROWS = _Words(
         Kind.TRANSIENT,
         "OpenREM does not have the studies of some of its rows (all others are held)",
-        "send these studies; it is tried again by itself, and quarantined after wait_days",
+        "send these studies; it is tried again by itself, but once in quarantine (after wait_days) "
+        "move it back",
     )
     # -- what OpenREM can use ------------------------------------------------------------------
     NOT_A_DOSE_REPORT = _Words(

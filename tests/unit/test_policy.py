@@ -25,8 +25,9 @@ policies = st.builds(
     initial_s=st.floats(0.01, 1e4),
     maximum_s=st.floats(0.01, 1e6),
 )
-# Waits for a person, so that no number of attempts is too large.
-countable = st.sampled_from([reason for reason in Reason if reason is not Reason.DUPLICATE_SCANNER])
+# Wait for a person, or for studies, so that no number of attempts is too large.
+PATIENT = (Reason.DUPLICATE_SCANNER, Reason.UNMATCHED_ROWS)
+countable = st.sampled_from([reason for reason in Reason if reason not in PATIENT])
 
 
 def of_kind(*kinds: Kind) -> list[Reason]:
@@ -120,6 +121,20 @@ def test_files_of_a_scanner_with_two_entries_wait_for_a_person() -> None:
         assert after_failure(
             Reason.DUPLICATE_SCANNER, attempts=attempts, deaths=1, policy=POLICY
         ) == Again(delay_s=POLICY.maximum_s, attempts=attempts, deaths=1)
+
+
+def test_rows_wait_for_their_studies_until_it_is_too_late() -> None:
+    def after(reason: Reason, attempts: int, *, is_overdue: bool) -> object:
+        return after_failure(
+            reason, attempts=attempts, deaths=1, policy=POLICY, is_overdue=is_overdue
+        )
+
+    for attempts in (0, 7, 1000):
+        waits = after(Reason.UNMATCHED_ROWS, attempts, is_overdue=False)
+        assert waits == Again(delay_s=POLICY.maximum_s, attempts=attempts, deaths=1)
+        ends = after(Reason.UNMATCHED_ROWS, attempts, is_overdue=True)
+        assert ends == GiveUp(attempts=attempts)
+    assert isinstance(after(Reason.BUSY, 0, is_overdue=True), Again)
 
 
 @given(attempts=st.integers(1, 100_000), policy=policies)

@@ -301,6 +301,7 @@ def test_a_folder_that_has_tables_no_more(turns: Turns) -> None:
     turns.serve(replace(turns.inbox, sizes=None))
     assert turns.turn()
     assert turns.openrem.took == []
+    assert turns.job(path).reason is Reason.CHANGED
     turns.look(path)
     assert turns.quarantined() == {"t.csv": "not-dicom"}
 

@@ -206,7 +206,7 @@ def test_rows_have_a_limit(looked: Looked) -> None:
     [
         (b"x" * (30 << 20), Reason.COLUMN_MISSING),
         (TITLES.encode() + b"A1,170,70," + b"y" * (30 << 20), Reason.BAD_ROWS),
-        (TITLES.encode() + b'A1,170,"7\n' + b'"a\n","b' * (3 << 20), Reason.BAD_ROWS),
+        (TITLES.encode() + b"A1,170,70" + b',"a\n"' * (5 << 20), Reason.BAD_ROWS),
         (TITLES.encode() + b'"' + b"z\n" * (15 << 20), Reason.BAD_ROWS),
         (b"x" * ((32 << 20) + 1), Reason.TOO_MANY_ROWS),
     ],
@@ -262,6 +262,14 @@ def test_no_value_is_ever_told(
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
     assert not os.path.exists(tmp_path / "copy")
+
+
+def test_text_that_turns_into_another_while_it_is_read_is_looked_at_again(
+    looked: Looked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizes, "_encoding_of", lambda *_: "utf-8")
+    found = looked(f"{TITLES}Ä1,170,70\n".encode("latin-1"))
+    assert (found.problem, found.can_improve) == (Reason.CHANGED, True)
 
 
 def test_a_row_shows_nothing_of_itself() -> None:
