@@ -3,8 +3,8 @@
 A file's journey, and the module to read for each step:
 
     watch    events and sweeps find paths worth a look                      watch
-    settle   is the file complete?  (dicom walks its lengths)               settle, dicom, sizes, leases
-    decide   a rule of the user's, which importer, or why none              rules, routing
+    settle   is the file complete?  (dicom walks its lengths)               settle, dicom, leases
+    decide   a rule of the user's, which importer, or why none              rules, routing, sizes
     claim    set aside, so that no sender can change it any more            claim
     import   by OpenREM's own code, all or nothing                          openrem/
     verify   does OpenREM provably hold it? only here is a Proof made       verify

@@ -102,7 +102,7 @@ def test_what_is_made_goes_where_openrems_own_extractors_take_it(
         for name, (sample, change) in MADE.items():
             path = variant(sample, tmp_path / "x.dcm", change)
             ours = routed(path)
-            taken = accepting(worker, path, sorted(Importer, key=lambda one: one is ours))
+            taken = accepting(worker, path, sorted(OF_OBJECTS, key=lambda one: one is ours))
             if taken != ({ours} if ours else set()):
                 wrong[name] = (ours, taken)
     assert wrong == {}
