@@ -69,6 +69,11 @@ class Explainer:
             return self._refused(path, inbox, trouble, afterwards="it is looked at again")
         if isinstance(look, sizes.Look):
             return self._table(path, inbox, look, has_writer=has_writer)
+        return self._object(path, inbox, look, has_writer=has_writer)
+
+    def _object(
+        self, path: bytes, inbox: Inbox | None, look: dicom.Look, *, has_writer: bool | None
+    ) -> Explanation:
         if look.header is None:
             found = FileProblem(look.problem or Reason.MALFORMED, look.detail)
             return self._refused(path, inbox, found, look)
