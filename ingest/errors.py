@@ -253,6 +253,20 @@ class Reason(Enum):
         "OpenREM's process had not enough memory for it; everything it had begun was undone",
         "raise [openrem] memory if the object is sound, then move it back",
     )
+    TOOLS_MISSING = _Words(
+        Kind.TRANSIENT,
+        "Java or PixelMed, by which OpenREM reads Toshiba CT images, is missing or does not work",
+        "install them where OpenREM runs (Debian: apt-get install default-jre-headless "
+        "libpixelmed-java), or correct JAVA_EXE and PIXELMED_JAR in OpenREM's local_settings.py; "
+        "then all goes on by itself",
+    )
+    NO_DOSE_SCREEN = _Words(
+        Kind.PERMANENT,
+        "among the images of its study is no dose screen that PixelMed can read, and OpenREM "
+        "counts nothing without one",
+        "have the scanner send its dose screens, too, and move all images of the study back; or "
+        "send a dose report (Radiation Dose SR) instead",
+    )
     BUSY = _Words(
         Kind.TRANSIENT,
         "OpenREM was busy with another import for too long",
@@ -280,6 +294,12 @@ class Reason(Enum):
         "OpenREM already has this study from another kind of object, and so ignores this one",
         "nothing, if that source is the better one; else delete the study in OpenREM, "
         "then move this file back",
+    )
+    LATE_IMAGE = _Words(
+        Kind.PERMANENT,
+        "it came after its study had been imported from the other images, and is not counted",
+        "delete this study in OpenREM, then put all of its images back (raise [gather] quiet if "
+        "it happens often)",
     )
     # -- what happened to the file -------------------------------------------------------------
     CHANGED = _Words(

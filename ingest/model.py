@@ -1,6 +1,7 @@
 """The types that flow from stage to stage, and the table of states a job can be in."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -16,9 +17,13 @@ class Importer(Enum):
     NM = "nm"
     CTPHILIPS = "ctphilips"
     PTSIZECSV = "ptsizecsv"  # of tables of heights and weights, in folders of that kind only
+    CTTOSHIBA = "cttoshiba"
 
 
 OF_OBJECTS = tuple(one for one in Importer if one is not Importer.PTSIZECSV)  # of DICOM's
+
+# What these import is no single object but all images of a study, once it is quiet.
+GATHERED = frozenset({Importer.CTTOSHIBA})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +143,7 @@ class StudyHeld:
     has_other_exposure: bool  # the event under the image's UID contradicts the image
     patient_rows: int
     has_ct_dose: bool
+    is_from_dose_screen: bool  # and not from the scanner's own dose report
     ct_doses: tuple[Doses, ...]  # one for each CT irradiation event
     has_radiopharmaceutical_dose: bool
     has_pet_series: bool  # the file's series, for PET
@@ -151,7 +157,7 @@ class FileContent:
     sop_class_uid: str
     sop_instance_uid: str
     study_uid: str
-    event_uids: tuple[str | None, ...]  # one for each event container of an SR
+    event_uids: tuple[str | None, ...]  # one for each event container of an SR, or of its report
     exposures: tuple[Doses, ...]  # Philips: of the exposure items with an acquisition type
 
 
@@ -227,6 +233,13 @@ class SizesDone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StudyDone:
+    """Outcome of a study: OpenREM answered; only the facts tell what it holds of each image."""
+
+    facts: Mapping[str, Facts]  # by the image's name in the folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
     """Outcome: the import failed and was undone."""
 
@@ -242,6 +255,7 @@ class Vanished:
 
 
 Outcome = Done | SizesDone | Failed | Vanished
+StudyOutcome = StudyDone | Failed | Vanished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,9 @@ from ingest.errors import Kind, Reason
 UNKNOWN_ATTEMPTS = 3  # what we don't understand is not worth more
 FATAL_DEATHS = 2  # an object that killed its worker twice is never given a third
 _DEATHS = frozenset({Reason.WORKER_DIED, Reason.OUT_OF_MEMORY})  # a worker's end, each of them
-# For a person to merge the two rows, for studies to come; no number of attempts helps.
-_WAITING = frozenset({Reason.DUPLICATE_SCANNER, Reason.UNMATCHED_ROWS})
+# For a person to merge the two rows or to install a program, for studies to come; no number of
+# attempts helps.
+_WAITING = frozenset({Reason.DUPLICATE_SCANNER, Reason.TOOLS_MISSING, Reason.UNMATCHED_ROWS})
 JITTER = 0.25  # of the first delay, so that files that failed together don't come back together
 
 

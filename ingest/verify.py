@@ -96,6 +96,8 @@ def _evidence(importer: Importer, facts: Facts) -> str | Shortfall:
             return _philips_dose_info(facts)
         case Importer.PTSIZECSV:
             return Shortfall(reason=Reason.NOT_HELD, detail="its importer is for no object")
+        case Importer.CTTOSHIBA:
+            return _image_of_a_study(facts)
 
 
 def _dose_report(facts: Facts) -> str | Shortfall:
@@ -213,6 +215,28 @@ def _philips_dose_info(facts: Facts) -> str | Shortfall:
     if any(_is_finished(study) for study in facts.studies):
         return Shortfall(reason=Reason.OTHER_SOURCE)
     return _short(facts, f"not all of its {len(exposures)} exposures are stored")
+
+
+def _image_of_a_study(facts: Facts) -> str | Shortfall:
+    """A report was made of the study's images, all of it is stored, and the image is recorded.
+
+    Our worker records the images in the transaction that imports the report, and nobody else
+    does: one that is recorded has been a part of what the report was made of.
+    """
+    finished = [study for study in facts.studies if _is_finished(study)]
+    for study in finished:
+        if not (study.has_sop and study.has_ct_dose and study.event_rows):
+            continue
+        missing = Counter(facts.content.event_uids) - Counter(study.event_uids)
+        if not missing and (facts.already or facts.content.event_uids):
+            return f"recorded with its study, all of whose {study.event_rows} events are stored"
+    if any(study.has_sop for study in facts.studies):
+        return _short(facts, "its study was not written to its end")
+    if any(study.has_ct_dose and study.is_from_dose_screen for study in facts.studies):
+        return Shortfall(reason=Reason.LATE_IMAGE)
+    if any(study.has_ct_dose for study in facts.studies):
+        return Shortfall(reason=Reason.OTHER_SOURCE)
+    return _short(facts, "it is not recorded")
 
 
 def _are_the_same(exposures: Sequence[Doses], stored: Sequence[Doses]) -> bool:

@@ -30,6 +30,7 @@ STUDY: dict[str, Any] = {
     "has_other_exposure": False,
     "patient_rows": 1,
     "has_ct_dose": False,
+    "is_from_dose_screen": False,
     "ct_doses": [[1.5, None]],
     "has_radiopharmaceutical_dose": False,
     "has_pet_series": False,

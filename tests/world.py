@@ -30,7 +30,17 @@ from ingest.engine import Engine
 from ingest.errors import OpenRemUnreachable, Reason
 from ingest.ledger import Ledger
 from ingest.lookout import Lookout, Rhythm
-from ingest.model import Done, Failed, Header, Importer, Outcome, SizesWanted, State, Vanished
+from ingest.model import (
+    Done,
+    Failed,
+    Header,
+    Importer,
+    Outcome,
+    SizesWanted,
+    State,
+    StudyOutcome,
+    Vanished,
+)
 from ingest.openrem.importers import Hello
 from ingest.rules import Condition, Rule, Then
 from ingest.settle import Patience
@@ -195,6 +205,10 @@ class StandIn:
 
     def import_sizes(self, path: bytes, wanted: SizesWanted) -> Outcome:
         """No folder here has tables."""
+        raise NotImplementedError
+
+    def import_study(self, folder: bytes, importer: Importer) -> StudyOutcome:
+        """No study comes yet."""
         raise NotImplementedError
 
     def prove(self, path: bytes, importer: Importer) -> Outcome:

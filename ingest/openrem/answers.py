@@ -127,7 +127,30 @@ class Sized:
     warnings: tuple[str, ...] = ()
 
 
-Answer = TypeVar("Answer", Ready, Greeted, Examined, Held, Sized)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """What OpenREM's reader says that an image is."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyHeldOf:
+    """Answer to ``import-study``."""
+
+    id: int
+    ok: Literal[True]
+    images: dict[str, Image]  # by name
+    event_uids: tuple[str | None, ...]  # of the reports that were made of them
+    before: frozenset[str]  # images that were recorded before
+    recorded: tuple[frozenset[str], ...]  # images that are, for each of the studies
+    studies: tuple[StudyHeld, ...]
+    warnings: tuple[str, ...] = ()
+
+
+Answer = TypeVar("Answer", Ready, Greeted, Examined, Held, Sized, StudyHeldOf)
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {
     Ready: TypeAdapter(Ready | NotOk),
@@ -135,6 +158,7 @@ _ADAPTERS: dict[type, TypeAdapter[Any]] = {
     Examined: TypeAdapter(Examined | NotOk),
     Held: TypeAdapter(Held | NotOk),
     Sized: TypeAdapter(Sized | NotOk),
+    StudyHeldOf: TypeAdapter(StudyHeldOf | NotOk),
 }
 
 

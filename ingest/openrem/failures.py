@@ -38,6 +38,13 @@ _WORDS = {
     "58030": "its disk fails",
 }
 
+# What worker.py raises itself.
+_OURS = {
+    "ToolsMissing": Reason.TOOLS_MISSING,
+    "NoReport": Reason.NO_DOSE_SCREEN,
+    "NoRoom": Reason.DISK_FULL,
+}
+
 _CONNECTION_ERRORS = frozenset({"OperationalError", "InterfaceError"})
 
 
@@ -51,7 +58,7 @@ def reason_of(failure: Failure) -> Reason:
         return _BY_STATE[failure.sqlstate]
     if failure.connection_lost or failure.sqlstate.startswith(_CLASS_CONNECTION):
         return Reason.DATABASE_UNREACHABLE  # it was, though by now it may answer again
-    return _by_type(failure)
+    return _OURS.get(failure.exception.rpartition(".")[2]) or _by_type(failure)
 
 
 def words_of(sqlstate: str) -> str:

@@ -5,7 +5,7 @@ import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,11 +14,15 @@ from ingest.model import (
     Done,
     Facts,
     Failed,
+    FileContent,
     Importer,
     Outcome,
     SizesDone,
     SizesFacts,
     SizesWanted,
+    StudyDone,
+    StudyHeld,
+    StudyOutcome,
     Vanished,
 )
 from ingest.openrem import answers
@@ -32,6 +36,7 @@ from ingest.openrem.answers import (
     NotOk,
     Ready,
     Sized,
+    StudyHeldOf,
 )
 from ingest.openrem.child import Child, Lost
 from ingest.openrem.failures import reason_of, words_of
@@ -69,6 +74,9 @@ class OpenRem(Protocol):
 
     def import_sizes(self, path: bytes, wanted: SizesWanted) -> Outcome:
         """Import a plain table of heights and weights (see `ingest.sizes.write_plain`)."""
+
+    def import_study(self, folder: bytes, importer: Importer) -> StudyOutcome:
+        """Import the images of one study, which are all that lies in this folder of ours."""
 
     def prove(self, path: bytes, importer: Importer) -> Outcome:
         """Ask what OpenREM holds of an object, without importing it."""
@@ -165,6 +173,22 @@ class Worker:
             facts=SizesFacts(of=answer.of, already=answer.already, warnings=answer.warnings)
         )
 
+    def import_study(self, folder: bytes, importer: Importer) -> StudyOutcome:
+        """See `OpenRem`."""
+        request = {
+            "op": "import-study",
+            "importer": importer.value,
+            "path": os.fsdecode(folder),
+            "lock_wait_s": self._timeout_s * LOCK_SHARE,
+        }
+        try:
+            answer = self._ask(request, StudyHeldOf, self._timeout_s)
+        except Lost as lost:
+            return Vanished(detail=str(lost))
+        if isinstance(answer, NotOk):
+            return Failed(reason=reason_of(answer.failure), detail=detail_of(answer.failure))
+        return StudyDone(facts=_facts_of(answer))
+
     def prove(self, path: bytes, importer: Importer) -> Outcome:
         """See `OpenRem`."""
         request = {"op": "prove", "importer": importer.value, "path": os.fsdecode(path)}
@@ -209,7 +233,7 @@ class Worker:
         with self._asking:
             child = self._started()
             self._number += 1
-            self._imports += request["op"] in ("import", "sizes")
+            self._imports += request["op"] in ("import", "sizes", "import-study")
             line = json.dumps({**request, "id": self._number}).encode() + b"\n"
             try:
                 answer = answers.read(child.ask(line, timeout_s), kind, self._number)
@@ -258,6 +282,31 @@ class Worker:
         if self._child is not None:
             self._child.end()
             self._child = None
+
+
+def _facts_of(answer: StudyHeldOf) -> dict[str, Facts]:
+    """What the answer on a study says of each of its images."""
+    views: dict[tuple[bool, ...], tuple[StudyHeld, ...]] = {}  # there are thousands of images
+    found = {}
+    for name, image in answer.images.items():
+        uid = image.sop_instance_uid
+        has_it = tuple(uid in recorded for recorded in answer.recorded)
+        if has_it not in views:
+            pairs = zip(answer.studies, has_it, strict=True)
+            views[has_it] = tuple(replace(study, has_sop=has) for study, has in pairs)
+        found[name] = Facts(
+            content=FileContent(
+                sop_class_uid=image.sop_class_uid,
+                sop_instance_uid=uid,
+                study_uid=image.study_uid,
+                event_uids=answer.event_uids,
+                exposures=(),
+            ),
+            studies=views[has_it],
+            already=uid in answer.before,
+            warnings=answer.warnings,
+        )
+    return found
 
 
 def _exception_in(words: Sequence[str]) -> str:

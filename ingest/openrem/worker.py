@@ -19,6 +19,12 @@ Requests, one JSON object a line on stdin; one JSON object a line comes back on 
     {"id": 5, "op": "doctor"}
     {"id": 6, "op": "sizes", "path": "...", "titles": ["id", "height", "weight"],
      "by_study_uid": false, "overwrite": false, "lock_wait_s": 300}
+    {"id": 7, "op": "import-study", "importer": "cttoshiba", "path": "...", "lock_wait_s": 300}
+
+The last has the path of a folder of its own, with all images of one study in it. PixelMed makes
+a dose report of them, which may take a minute, and which has other UIDs each time. So it is made
+before the lock is taken, and in the transaction that imports it each image's SOP Instance UID is
+recorded with the study, too: OpenREM knows the images again, whatever crashes when.
 
 Its one argument is the memory (MiB) that this process may take, 0 for no limit.
 
@@ -40,12 +46,15 @@ import math
 import os
 import re
 import resource
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
 import traceback
 import types
 import uuid
-from typing import Any, Callable, Dict, Iterator, List, Optional, TextIO, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set, TextIO, Tuple
 
 # One number for the whole site: every openrem-ingest on any host takes the same lock.
 ADVISORY_LOCK = 0x4F52454D494E4753
@@ -82,10 +91,22 @@ MODULES = {
     "dx": ("dx", "dx"),
     "nm": ("nm_image", "nm_image"),
     "ctphilips": ("ct_philips", "ct_philips"),
+    "cttoshiba": ("ct_toshiba", "ct_toshiba"),
 }
+
+# Where Debian's package libpixelmed-java has it, if it isn't where OpenREM's settings say.
+DEBIAN_JAR = "/usr/share/java/pixelmed.jar"
+
+ROOM = 1 << 20  # bytes that a dose report and its update need at most, in reason
+
+CT_TOTALS, CT_EVENTS = "113811", "113812"  # container, and the count of events in it (TID 10012)
+
+# Source of Dose Information (PS3.16 CID 10021): PixelMed read a dose screen.
+FROM_DOSE_SCREEN = "113868"
 
 
 Answer = Dict[str, Any]  # what json makes of a line
+Reports = List[Tuple[str, Any]]  # dose reports that were made: path and content
 
 People = Dict[str, List[Tuple[str, str]]]  # by a study's id: heights (cm) and weights (kg)
 SizesOf = Tuple[Optional[float], Optional[float]]  # the same of a study, as stored
@@ -116,6 +137,22 @@ class SizeLog:
 
     def close(self) -> None:
         """See `open`."""
+
+
+class ToolsMissing(Exception):
+    """Java or PixelMed isn't there, or doesn't work. Its text names no file of a user's."""
+
+
+class PixelMedFailed(Exception):
+    """It works, but ended with an error on these images."""
+
+
+class NoReport(Exception):
+    """PixelMed made no dose report of these images, or one of nothing."""
+
+
+class NoRoom(Exception):
+    """There is no room for what PixelMed writes: then it says nothing, and writes a part."""
 
 
 class OpenREM:
@@ -721,16 +758,145 @@ class OpenREM:
         except Exception as error:  # the database is away: the answer tells that anyway
             print("task row not written:", type(error).__name__, file=sys.stderr)
 
+    # -- a study of images ------------------------------------------------------------------------
+
+    def import_study(self, request: Answer) -> Answer:
+        """Import what PixelMed finds in the images of one study, then read back what is held."""
+        importer, folder = request["importer"], request["path"]
+        self.warnings = []
+        images = {
+            name: self.read(os.path.join(folder, name)) for name in sorted(os.listdir(folder))
+        }
+        (study_uid,) = {text(image, "StudyInstanceUID") for image in images.values()}
+        uids = {text(image, "SOPInstanceUID") for image in images.values()}
+        self.connection.close_if_unusable_or_obsolete()
+        reports: Reports = []
+        if not self._has_ct_dose(study_uid):
+            try:
+                reports = self._reports_of(folder)
+            except Exception:
+                self._record_failure(importer)
+                raise
+        before = self._import_reports(study_uid, uids, reports, request)
+        self.fresh_connection()
+        studies = self.held(next(iter(images.values())), uids)
+        self._flush()
+        return {
+            "images": {
+                name: {
+                    "sop_class_uid": text(image, "SOPClassUID"),
+                    "sop_instance_uid": text(image, "SOPInstanceUID"),
+                    "study_uid": study_uid,
+                }
+                for name, image in images.items()
+            },
+            "event_uids": [
+                uid for _, report in reports for uid in file_content(report)["event_uids"]
+            ],
+            "before": sorted(before),
+            "recorded": [study.pop("recorded") for study in studies],
+            "studies": studies,
+            "warnings": self.warnings,
+        }
+
+    def _import_reports(
+        self, study_uid: str, uids: Set[str], reports: Reports, request: Answer
+    ) -> Set[str]:
+        """Import them, and record the images. Returns which were recorded before.
+
+        Into a study whose doses OpenREM has, from whatever source, nothing is imported: it can't
+        know whether they are the same.
+        """
+        importer = request["importer"]
+        with self._all_or_nothing(importer, request):
+            before = self._recorded(study_uid, uids)
+            if self._has_ct_dose(study_uid):
+                return before
+            self._open_task(importer)
+            for path, report in reports:
+                with self._for_one_import("rdsr", report):
+                    _unless_refused(self.extractors["rdsr"].rdsr(path))
+            self._record(study_uid, uids, {text(report, "SOPInstanceUID") for _, report in reports})
+            self._close_task()
+        return before
+
+    def _has_ct_dose(self, study_uid: str) -> bool:
+        doses = self.models.CtRadiationDose.objects
+        return bool(
+            doses.filter(general_study_module_attributes__study_instance_uid=study_uid).exists()
+        )
+
+    def _recorded(self, study_uid: str, uids: Set[str]) -> Set[str]:
+        """Which of these objects OpenREM has recorded with this study."""
+        rows = self.models.ObjectUIDsProcessed.objects.filter(
+            general_study_module_attributes__study_instance_uid=study_uid
+        )
+        return uids.intersection(rows.values_list("sop_instance_uid", flat=True))
+
+    def _record(self, study_uid: str, uids: Set[str], reports: Set[str]) -> None:
+        """Record the images with the study that their report was stored in."""
+        study = self.models.GeneralStudyModuleAttr.objects.filter(
+            study_instance_uid=study_uid, objectuidsprocessed__sop_instance_uid__in=reports
+        ).first()
+        if study is None:
+            raise NoReport
+        row = self.models.ObjectUIDsProcessed
+        row.objects.bulk_create(
+            [row(general_study_module_attributes=study, sop_instance_uid=uid) for uid in uids],
+            batch_size=1000,
+        )
+
+    def _reports_of(self, folder: str) -> Reports:
+        """Have ct_toshiba() make its dose reports of the images, and import none of them yet.
+
+        It copies all images first, and if the disk is full, goes on without those that it could
+        not copy; and at its end it deletes their folder. Neither is needed.
+        """
+        module = self.extractors["cttoshiba"]
+        made: Reports = []
+        end = os.path.join(folder, "end")
+        patches = {
+            "rdsr": lambda path: made.append((path, self.read(path))),
+            "_split_by_studyinstanceuid": lambda _folder: [folder],
+            "_make_dicom_rdsr": _run_pixelmed,
+            "PIXELMED_JAR": _tools(module),
+        }
+        plain = {name: getattr(module, name) for name in patches}
+        try:
+            os.mkdir(end)
+            for name, patch in patches.items():
+                setattr(module, name, patch)
+            with self._reading_as("rdsr"):
+                module.ct_toshiba(end)
+        except ToolsMissing:
+            raise
+        except Exception:  # whatever comes of a report that could not be written
+            _check_room(folder)
+            raise
+        finally:
+            for name, own in plain.items():
+                setattr(module, name, own)
+        if not all(_is_whole(report) for _, report in made):
+            _check_room(folder)
+            raise PixelMedFailed
+        if not any(file_content(report)["event_uids"] for _, report in made):
+            _check_room(folder)
+            raise NoReport
+        return made
+
     # -- what OpenREM holds ---------------------------------------------------------------------
 
-    def held(self, dataset: Any) -> list[Answer]:
-        """One entry for each study row of the object's Study Instance UID, oldest first."""
+    def held(self, dataset: Any, uids: Optional[Set[str]] = None) -> list[Answer]:
+        """One entry for each study row of the object's Study Instance UID, oldest first.
+
+        With these of the objects recorded in it, where they are asked for.
+        """
         uid = text(dataset, "StudyInstanceUID")
         if not uid:
             return []
         studies = self.models.GeneralStudyModuleAttr.objects.filter(study_instance_uid=uid)
         with self._at_one_moment():
-            return [self._study_held(study, dataset) for study in studies]
+            return [self._study_held(study, dataset, uids) for study in studies]
 
     @contextlib.contextmanager
     def _at_one_moment(self) -> Iterator[None]:
@@ -740,7 +906,7 @@ class OpenREM:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             yield
 
-    def _study_held(self, study: Any, dataset: Any) -> Answer:
+    def _study_held(self, study: Any, dataset: Any, objects: Optional[Set[str]] = None) -> Answer:
         models = self.models
         ct = models.CtIrradiationEventData.objects.filter(
             ct_radiation_dose__general_study_module_attributes=study
@@ -758,7 +924,7 @@ class OpenREM:
         start = event_start(dataset)
         at_same_time = xray.filter(date_time_started=start) if start else ()
         under_its_uid = xray.filter(irradiation_event_uid=text(dataset, "SOPInstanceUID"))
-        return {
+        held: Answer = {
             "has_sop": study.objectuidsprocessed_set.filter(
                 sop_instance_uid=text(dataset, "SOPInstanceUID")
             ).exists(),
@@ -772,6 +938,9 @@ class OpenREM:
             "has_other_exposure": _all_differ(may_be_of_one_exposure, under_its_uid, dataset),
             "patient_rows": study.patientmoduleattr_set.count(),
             "has_ct_dose": study.ctradiationdose_set.exists(),
+            "is_from_dose_screen": study.ctradiationdose_set.filter(
+                source_of_dose_information__code_value=FROM_DOSE_SCREEN
+            ).exists(),
             "ct_doses": [
                 (number(ctdivol), number(dlp))
                 for ctdivol, dlp in ct.values_list("mean_ctdivol", "dlp")
@@ -783,6 +952,10 @@ class OpenREM:
             ).exists(),
             "has_other_administration": _all_differ(may_be_of_one_administration, radio, dataset),
         }
+        if objects is not None:
+            recorded = study.objectuidsprocessed_set.values_list("sop_instance_uid", flat=True)
+            held["recorded"] = sorted(objects.intersection(recorded))
+        return held
 
 
 def _all_differ(may_be_one: Callable[[Any, Any], bool], events: Any, dataset: Any) -> bool:
@@ -820,6 +993,67 @@ def _are_held(rows: list[tuple[str, str]], studies: dict[int, SizesOf], *, overw
             if not stored or abs(stored - given[-1]) > LEAST_SIZE:
                 return False
     return True
+
+
+# -- PixelMed -------------------------------------------------------------------------------------
+
+
+def _tools(settings: Any) -> str:
+    """The path of PixelMed. Raises `ToolsMissing` where it or Java isn't there."""
+    jar = settings.PIXELMED_JAR
+    if not os.path.isfile(jar) and os.path.isfile(DEBIAN_JAR):
+        jar = DEBIAN_JAR
+    if not os.path.isfile(jar):
+        raise ToolsMissing("there is no " + jar)
+    if shutil.which(settings.JAVA_EXE) is None:
+        raise ToolsMissing("there is no program " + settings.JAVA_EXE)
+    return str(jar)
+
+
+def _run_pixelmed(folder: str, command: str, name: str) -> None:
+    """Have it make a dose report. In ct_toshiba a blank in the folder's name leads it astray."""
+    if _pixelmed(command, folder, os.path.join(folder, name)):
+        # Whose fault is it? Of an empty folder it makes nothing, without an error.
+        with tempfile.TemporaryDirectory() as empty:
+            if _pixelmed(command, empty, os.path.join(empty, name)):
+                raise ToolsMissing("Java or PixelMed ends with an error on whatever it gets")
+        raise PixelMedFailed
+
+
+def _pixelmed(command: str, folder: str, target: str) -> int:
+    try:
+        words = [*command.split(), folder, target]
+        return subprocess.call(words, preexec_fn=_unlimited)  # noqa: S603 - OpenREM's own settings
+    except OSError as error:
+        raise ToolsMissing("Java can't be started") from error
+
+
+def _unlimited() -> None:
+    """Have Java limit itself (-Xmx): it sets aside much more than it takes."""
+    most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def _check_room(folder: str) -> None:
+    """Raise `NoRoom` if the disk is full: PixelMed says nothing of that."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(ROOM))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise NoRoom from error
+
+
+def _is_whole(report: Any) -> bool:
+    """Does it have as many events as its totals, which come first, say?"""
+    events = 0
+    for item in report.get("ContentSequence") or ():
+        if concept(item) == CT_TOTALS:
+            for total in item.get("ContentSequence") or ():
+                if concept(total) == CT_EVENTS:
+                    events = int(total.MeasuredValueSequence[0].NumericValue)
+    return events == sum(1 for _ in _event_containers(report))
 
 
 # -- what the file holds --------------------------------------------------------------------------
@@ -1012,7 +1246,8 @@ def failure(error: BaseException, openrem: OpenREM | None, *, is_file: bool = Tr
     """
     cause = error.__cause__
     place = traceback.extract_tb(error.__traceback__)[-1]
-    words = " ".join(str(error).split()) if not is_file else ""
+    may_tell = not is_file or isinstance(error, ToolsMissing)
+    words = " ".join(str(error).split()) if may_tell else ""
     away = None if openrem is None else _why_no_database(openrem)
     return {
         "exception": _qualified(error),
@@ -1103,6 +1338,7 @@ def answer_to(request: Answer, openrem: OpenREM) -> Answer:
         "prove": openrem.prove,
         "import": openrem.import_,
         "sizes": openrem.sizes,
+        "import-study": openrem.import_study,
     }
     answer: Answer = {"id": request.get("id"), "ok": True}
     openrem.was_cut_off = False

@@ -10,7 +10,7 @@ import pytest
 from ingest.breaker import PROBES, Breaker
 from ingest.errors import OpenRemUnreachable, Reason
 from ingest.ledger import Ledger
-from ingest.model import Importer, Outcome, SizesWanted
+from ingest.model import Importer, Outcome, SizesWanted, StudyOutcome
 from ingest.openrem.importers import Hello
 
 AWAY = Reason.DATABASE_UNREACHABLE
@@ -36,6 +36,10 @@ class AnOpenRem:
         raise NotImplementedError
 
     def import_sizes(self, path: bytes, wanted: SizesWanted) -> Outcome:
+        """See `OpenRem`."""
+        raise NotImplementedError
+
+    def import_study(self, folder: bytes, importer: Importer) -> StudyOutcome:
         """See `OpenRem`."""
         raise NotImplementedError
 

@@ -18,7 +18,7 @@ from ingest.config import Settings
 from ingest.context import Inbox
 from ingest.engine import Engine
 from ingest.ledger import Ledger
-from ingest.model import Done, Importer, Outcome, SizesWanted, State
+from ingest.model import Done, Importer, Outcome, SizesWanted, State, StudyOutcome
 from ingest.openrem.importers import Hello
 from ingest.settle import Patience
 from tests.objects import DX_IMAGE, variant
@@ -47,6 +47,10 @@ class Openrem:
 
     def import_sizes(self, path: bytes, wanted: SizesWanted) -> Outcome:
         """No table comes."""
+        raise NotImplementedError
+
+    def import_study(self, folder: bytes, importer: Importer) -> StudyOutcome:
+        """No study comes."""
         raise NotImplementedError
 
     def prove(self, path: bytes, importer: Importer) -> Outcome:

@@ -26,7 +26,8 @@ policies = st.builds(
     maximum_s=st.floats(0.01, 1e6),
 )
 # Wait for a person, or for studies, so that no number of attempts is too large.
-PATIENT = (Reason.DUPLICATE_SCANNER, Reason.UNMATCHED_ROWS)
+FOR_A_PERSON = (Reason.DUPLICATE_SCANNER, Reason.TOOLS_MISSING)
+PATIENT = (*FOR_A_PERSON, Reason.UNMATCHED_ROWS)
 countable = st.sampled_from([reason for reason in Reason if reason not in PATIENT])
 
 
@@ -116,11 +117,12 @@ def test_only_a_death_counts_as_one() -> None:
     assert step.deaths == 1
 
 
-def test_files_of_a_scanner_with_two_entries_wait_for_a_person() -> None:
+@pytest.mark.parametrize("reason", FOR_A_PERSON)
+def test_what_needs_a_person_waits_for_one(reason: Reason) -> None:
     for attempts in (0, 7, 1000):
-        assert after_failure(
-            Reason.DUPLICATE_SCANNER, attempts=attempts, deaths=1, policy=POLICY
-        ) == Again(delay_s=POLICY.maximum_s, attempts=attempts, deaths=1)
+        assert after_failure(reason, attempts=attempts, deaths=1, policy=POLICY) == Again(
+            delay_s=POLICY.maximum_s, attempts=attempts, deaths=1
+        )
 
 
 def test_rows_wait_for_their_studies_until_it_is_too_late() -> None:

@@ -30,6 +30,7 @@ from ingest.model import (
     SizesOfOne,
     SizesWanted,
     State,
+    StudyOutcome,
 )
 from ingest.openrem.importers import Hello
 from ingest.settle import Patience
@@ -72,6 +73,10 @@ class OpenRem:
         self.took.append(Path(os.fsdecode(path)).read_text(encoding="utf-8"))
         self.meanwhile()
         return self.outcome
+
+    def import_study(self, folder: bytes, importer: Importer) -> StudyOutcome:
+        """No study comes."""
+        raise NotImplementedError
 
     def prove(self, path: bytes, importer: Importer) -> Outcome:
         """Nobody asks."""

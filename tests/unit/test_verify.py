@@ -33,12 +33,15 @@ DOSES: tuple[Doses, ...] = ((0.0, 0.0), (7.20097872, 196.01), (7.20097872, 200.0
 WITH_DOSE_INFO = a_study(
     has_sop=False, has_ct_dose=True, event_rows=4, number_of_events=4, ct_doses=DOSES
 )
+SLICE = a_header(sop_class_uid=STORAGE + "2", modality="CT")
+WITH_SLICE = replace(WITH_REPORT, has_ct_dose=True, is_from_dose_screen=True, objects=9)
 
 HELD: dict[Importer, tuple[Header, Facts]] = {
     Importer.DX: (IMAGE, facts_of(IMAGE, WITH_IMAGE)),
     Importer.MG: (IMAGE, facts_of(IMAGE, WITH_IMAGE)),
     Importer.RDSR: (REPORT, facts_of(REPORT, WITH_REPORT, event_uids=EVENTS)),
     Importer.CTPHILIPS: (DOSE_INFO, facts_of(DOSE_INFO, WITH_DOSE_INFO, exposures=DOSES)),
+    Importer.CTTOSHIBA: (SLICE, facts_of(SLICE, WITH_SLICE, event_uids=EVENTS)),
     Importer.NM: (
         PET_IMAGE,
         facts_of(
@@ -100,6 +103,7 @@ LOSSES: dict[Importer, tuple[Loss, ...]] = {
         losing_the_count,
         losing_the_ct_dose,
     ),
+    Importer.CTTOSHIBA: (*_PROJECTION, losing_the_ct_dose),
     Importer.NM: (
         losing_the_sop_record,
         losing_the_patient,
@@ -156,6 +160,8 @@ def test_without_any_one_fact_there_is_no_proof(
 
     if importer is Importer.CTPHILIPS and loss is losing_the_ct_dose:
         assert reason_of(verdict) is Reason.OTHER_SOURCE
+    elif importer is Importer.CTTOSHIBA and loss is losing_the_sop_record:
+        assert reason_of(verdict) is Reason.LATE_IMAGE
     else:
         assert reason_of(verdict) is (Reason.HELD_IN_PART if already else Reason.NOT_HELD)
 
@@ -392,6 +398,48 @@ def test_as_many_events_of_another_kind_are_no_exposures() -> None:
     assert reason_of(verdict) is Reason.OTHER_SOURCE
 
 
+# -- images of a study ---------------------------------------------------------------------------
+
+
+def test_an_image_without_a_report_is_proven_only_if_it_was_recorded_before() -> None:
+    facts = facts_of(SLICE, WITH_SLICE)
+
+    assert isinstance(judged(Importer.CTTOSHIBA, SLICE, replace(facts, already=True)), Proof)
+    assert reason_of(judged(Importer.CTTOSHIBA, SLICE, facts)) is Reason.NOT_HELD
+
+
+def test_a_study_without_events_proves_none_of_its_images() -> None:
+    empty = replace(WITH_SLICE, event_uids=(), event_rows=0, number_of_events=0)
+
+    for already in (True, False):
+        facts = facts_of(SLICE, empty, already=already)
+        assert isinstance(judged(Importer.CTTOSHIBA, SLICE, facts), Shortfall)
+
+
+def test_events_in_another_row_prove_no_image() -> None:
+    """The row that it is recorded in must be that of its report."""
+    other = replace(WITH_SLICE, event_uids=("1.1",), event_rows=1, number_of_events=1)
+
+    verdict = judged(
+        Importer.CTTOSHIBA,
+        SLICE,
+        facts_of(SLICE, other, replace(WITH_SLICE, has_sop=False), event_uids=EVENTS),
+    )
+
+    assert isinstance(verdict, Shortfall)
+
+
+@pytest.mark.parametrize(
+    ("is_from_dose_screen", "reason"), [(True, Reason.LATE_IMAGE), (False, Reason.OTHER_SOURCE)]
+)
+def test_an_image_of_a_study_that_openrem_has_without_it(
+    *, is_from_dose_screen: bool, reason: Reason
+) -> None:
+    study = replace(WITH_SLICE, has_sop=False, is_from_dose_screen=is_from_dose_screen)
+
+    assert reason_of(judged(Importer.CTTOSHIBA, SLICE, facts_of(SLICE, study))) is reason
+
+
 # -- whatever the facts are ----------------------------------------------------------------------
 
 
@@ -423,7 +471,7 @@ def test_a_proof_always_rests_on_a_row_with_its_patient(
     elif verdict.reason is Reason.HELD_IN_PART:
         assert already
     else:
-        assert verdict.reason in {Reason.NOT_HELD, Reason.OTHER_SOURCE}
+        assert verdict.reason in {Reason.NOT_HELD, Reason.OTHER_SOURCE, Reason.LATE_IMAGE}
 
 
 @given(importer=st.sampled_from(OF_OBJECTS), more=st.lists(studies, max_size=3))
