@@ -272,6 +272,12 @@ class Settle(_Table):
     tidy_after: Seconds = 10.0  # then an emptied sub-folder is removed
 
 
+class Gather(_Table):
+    """`[gather]`: when a study that is imported as a whole counts as complete."""
+
+    quiet: Seconds = 600.0  # seconds without a further object of it
+
+
 class Sweep(_Table):
     """`[sweep]`: how often the folders are looked through. Seconds."""
 
@@ -316,6 +322,7 @@ class Settings(_Table):
     drop: tuple[Drop, ...] = ()
     rule: tuple[Rule, ...] = ()
     settle: Settle = Settle()
+    gather: Gather = Gather()
     sweep: Sweep = Sweep()
     retry: Retry = Retry()
     quarantine: Quarantine = Quarantine()

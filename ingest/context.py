@@ -35,6 +35,7 @@ class Inbox:
     mount: str = NONE  # what must be mounted for it, see presence.py
     archive_at: Place | None = None  # its archive, and what must be mounted for that
     quarantine_at: Place | None = None  # the whole quarantine
+    gather_s: float = 0.0  # without a further image, then a study is imported as a whole
 
     @property
     def place(self) -> Place:
@@ -95,6 +96,7 @@ class Context:
         self.stopping = stopping
         self.in_hand: dict[str, Job] = {}  # by claim id; what the ledger calls claimed is here
         self.presence = Presence(ledger)
+        self.looked_through = True  # has everything been seen once? (see lookout.py)
         self.offline: Mapping[str, Absence] = {}  # by name: folders that are not there for now
         self._on_end = on_end
 

@@ -10,22 +10,36 @@ order within a turn is what keeps the promise:
   in its claim (put back at start, with or without a ledger), or in quarantine.
 """
 
+import contextlib
+import errno
 import os
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import assert_never
 
-from ingest import claim, dispose, files, leases, log, policy, sizes
+from ingest import claim, dispose, files, gather, leases, log, policy, sizes
 from ingest.breaker import Breaker
 from ingest.claim import Claim
 from ingest.context import Context, Ended, Inbox, Rulebook, words
-from ingest.errors import Changed, FileProblem, LedgerError, OpenRemUnreachable, Reason
+from ingest.errors import (
+    HINDRANCES,
+    Changed,
+    FileProblem,
+    Kind,
+    LedgerError,
+    OpenRemUnreachable,
+    Reason,
+)
 from ingest.housekeeping import Housekeeping
 from ingest.intake import Intake
 from ingest.ledger import Ledger, Overtaken
 from ingest.model import (
+    GATHERED,
+    IN_HAND,
     Done,
+    Facts,
     Failed,
     Importer,
     Job,
@@ -34,6 +48,8 @@ from ingest.model import (
     SizesDone,
     Snapshot,
     State,
+    StudyDone,
+    StudyOutcome,
     Vanished,
 )
 from ingest.openrem.importers import OpenRem
@@ -41,6 +57,19 @@ from ingest.setback import LOOK_AGAIN_S, Setbacks
 from ingest.verify import Proof, verify, verify_sizes
 
 _log = log.get(__name__)
+
+GATHER_SHARE = 20  # a look for a study whose turn it is that took a second rests for 20
+
+
+@dataclass(slots=True, kw_only=True)
+class Image:
+    """One of the images that are imported together."""
+
+    inbox: Inbox
+    job: Job
+    claimed: Claim
+    name: str  # in the folder that OpenREM is handed
+    held: Snapshot  # what the file is since then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +124,8 @@ class Engine:
         self._retry = retry
         self._work = work
         self._picking = threading.Lock()
+        self._had_study = False  # at the last turn: then files that come alone go first
+        self._gather_at = 0.0  # by the monotonic clock
         self.inboxes = context.inboxes
         self.stopping = context.stopping
         self.breaker = Breaker(ledger, clock, context.stopping)
@@ -110,11 +141,28 @@ class Engine:
         if not self.breaker.lets_pass(openrem):
             return False
         try:
-            job = self._pick()
+            jobs = self._choose()
         except Overtaken:
             return True
-        if job is None:
+        if not jobs:
             return False
+        if jobs[0].importer in GATHERED:
+            self._take_turn_of(jobs, openrem)
+        else:
+            self._take_turn(jobs[0], openrem)
+        return True
+
+    def _choose(self) -> Sequence[Job]:
+        """One file, or all images of a study: by turns, so that neither waits for all others."""
+        picks = (self._pick, self._pick_study)
+        for pick in picks if self._had_study else reversed(picks):
+            jobs = pick()
+            if jobs:
+                self._had_study = pick == self._pick_study
+                return jobs
+        return []
+
+    def _take_turn(self, job: Job, openrem: OpenRem) -> None:
         inbox = self.inboxes[job.drop]
         try:
             self._import(inbox, job, openrem)
@@ -126,9 +174,8 @@ class Engine:
             self.context.in_hand.pop(job.claim, None)
         if inbox.after != "keep" and os.path.lexists(job.path):
             self.intake.look(inbox, job.path)  # sent again meanwhile, or put back
-        return True
 
-    def _pick(self) -> Job | None:
+    def _pick(self) -> list[Job]:
         """Choose the next file and note the intent to claim it, before anything is done."""
         with self._picking:
             now = self.context.now()
@@ -136,7 +183,7 @@ class Engine:
             studies = [job.header.study_uid for job in in_hand if job.header]
             job = self.context.ledger.next_ready(self.context.served(), studies, now)
             if job is None or self.stopping.is_set():
-                return None
+                return []
             claim_id = claim.new_id(int(now * 1e9))
             # First: what the ledger calls claimed is in a hand.
             self.context.in_hand[claim_id] = job
@@ -146,7 +193,7 @@ class Engine:
             except Exception:
                 del self.context.in_hand[claim_id]
                 raise
-            return job
+            return [job]
 
     def _import(self, inbox: Inbox, job: Job, openrem: OpenRem) -> None:
         assert job.importer is not None  # noqa: S101 - a READY job was decided on
@@ -292,6 +339,190 @@ class Engine:
             seconds=round(self.context.now() - began, 3),
         )
         self.context.tell(inbox, job, State.DONE, already=proof.already, now_at=now_at)
+
+    # -- images that are imported together ------------------------------------------------------
+
+    def next_study(self, by: float) -> str | None:
+        """The study whose images have their turn together then (seconds since the epoch)."""
+        if not self.context.looked_through:
+            return None  # some of its images may not have been met yet
+        parts = self.context.ledger.gathering(list(self.inboxes))
+        return gather.next_study(parts, self.context.served(), by)
+
+    def _pick_study(self) -> list[Job]:
+        """As `_pick`, for all images of the next study. None while another one is in hand."""
+        with self._picking:
+            began, now = time.monotonic(), self.context.now()
+            if began < self._gather_at or self.stopping.is_set():
+                return []
+            uid = self.next_study(now)
+            self._gather_at = time.monotonic() + (time.monotonic() - began) * GATHER_SHARE
+            if uid is None:
+                return []
+            jobs = {
+                claim.new_id(int(now * 1e9)): job
+                for job in self.context.ledger.images_of(uid, list(self.inboxes))
+            }
+            self.context.in_hand.update(jobs)  # first, as in _pick
+            try:
+                self.context.ledger.claimed_together(jobs, now)
+                jobs = {claim_id: self.context.ledger.get(job.id) for claim_id, job in jobs.items()}
+            except Exception:
+                for claim_id in jobs:
+                    self.context.in_hand.pop(claim_id, None)
+                raise
+            self.context.in_hand.update(jobs)
+            return list(jobs.values())
+
+    def _take_turn_of(self, jobs: Sequence[Job], openrem: OpenRem) -> None:
+        images = [
+            Image(
+                inbox=self.inboxes[job.drop],
+                job=job,
+                claimed=self.context.claim_of(self.inboxes[job.drop], job),
+                name=f"{number:06d}.dcm",
+                held=job.snapshot,
+            )
+            for number, job in enumerate(jobs)
+        ]
+        try:
+            self._import_together(images, openrem)
+        except LedgerError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one study must never stop the others
+            for image in images:
+                if self.context.ledger.get(image.job.id).state in IN_HAND:
+                    self._setbacks.internal_error(image.job.path, error, own_claim=image.job.claim)
+        finally:
+            for image in images:
+                self.context.in_hand.pop(image.job.claim, None)
+        for image in images:
+            if image.inbox.after != "keep" and os.path.lexists(image.job.path):
+                self.intake.look(image.inbox, image.job.path)
+
+    def _import_together(self, images: Sequence[Image], openrem: OpenRem) -> None:
+        """Hand all of them over in one folder, and judge each by what OpenREM holds then."""
+        importer = images[0].job.importer
+        assert importer is not None  # noqa: S101 - a READY job has been read
+        began = self.context.now()
+        folder = os.path.join(self._work, os.fsencode(images[0].job.claim))
+        try:
+            if not self._set_aside_together(images, folder):
+                return
+            try:
+                outcome = openrem.import_study(folder, importer)
+            except OpenRemUnreachable as trouble:
+                self._stop_together(images, trouble.reason, trouble.detail)
+                return
+            self._judge_together(images, outcome, importer, began)
+        finally:
+            # Not before: a second name that goes moves the ctime by which a file is recognised.
+            with contextlib.suppress(OSError):
+                files.clear_folder(folder)
+
+    def _set_aside_together(self, images: Sequence[Image], folder: bytes) -> bool:
+        """Set them aside, each with a name in the folder. One that can't be: all go back."""
+        for image in images:
+            try:
+                if self.stopping.is_set():
+                    self._back_together(images)
+                    return False
+                self._set_aside(image, folder)
+            except Changed:
+                self._setbacks.start_again(image.job, image.claimed)
+            except FileProblem as problem:
+                claim.release(image.claimed)
+                self._setbacks.leave_for_now(image.inbox, image.job, problem)
+            except OSError as error:
+                self._setbacks.cannot_move(image.job, image.claimed, error)
+            else:
+                continue
+            self._back_together(other for other in images if other is not image)
+            return False
+        return True
+
+    def _set_aside(self, image: Image, folder: bytes) -> None:
+        if image.inbox.after == "keep":
+            path = image.job.path
+            self._check_whole(image.inbox, path, image.job)
+        else:
+            path = image.claimed.path
+            self._take(image.inbox, image.job, image.claimed)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        files.link_aside(path, os.path.join(folder, image.name.encode()))
+        image.held = files.check_identity(path, image.job.snapshot)
+
+    def _back_together(self, images: Iterable[Image]) -> None:
+        for image in images:
+            self._setbacks.back(image.job, image.claimed)
+
+    def _stop_together(self, images: Sequence[Image], reason: Reason, detail: str) -> None:
+        """As `_stop_intake`, once for all of them."""
+        first, *others = images
+        try:
+            self._stop_intake(first.job, first.claimed, reason, detail)
+        finally:
+            self._back_together(others)
+
+    def _judge_together(
+        self, images: Sequence[Image], outcome: StudyOutcome, importer: Importer, began: float
+    ) -> None:
+        match outcome:
+            case StudyDone(facts=facts):
+                self.breaker.worked(began)
+                self._judge_each(images, facts, importer, began)
+            case Failed(reason=reason, detail=detail) if reason in HINDRANCES:
+                error = OSError(errno.ENOSPC, detail)
+                for image in images:
+                    self._setbacks.cannot_move(image.job, image.claimed, error)
+            case Failed(reason=reason, detail=detail) if reason.kind is Kind.OUTAGE:
+                self._stop_together(images, reason, detail)
+            case Failed(reason=reason, detail=detail):
+                self._failed_together(images, Shortfall(reason=reason, detail=detail))
+            case Vanished() if self.stopping.is_set():
+                self._back_together(images)  # we broke it off ourselves
+            case Vanished(detail=detail):
+                shortfall = Shortfall(reason=Reason.WORKER_DIED, detail=detail)
+                self._failed_together(images, shortfall)
+            case _:
+                assert_never(outcome)
+
+    def _judge_each(
+        self,
+        images: Sequence[Image],
+        facts: Mapping[str, Facts],
+        importer: Importer,
+        began: float,
+    ) -> None:
+        short: dict[Shortfall, list[Image]] = {}
+        for image in images:
+            if self.stopping.is_set():  # what OpenREM holds of it is asked again at the next start
+                self._back_together([image])
+                continue
+            try:
+                path = image.job.path if image.inbox.after == "keep" else image.claimed.path
+                held = files.check_identity(path, image.held, exact=image.inbox.is_local)
+            except Changed:
+                self._setbacks.start_again(image.job, image.claimed)
+                continue
+            assert image.job.header is not None  # noqa: S101 - see _import
+            verdict = verify(held, image.job.header, importer, facts[image.name])
+            if isinstance(verdict, Proof):
+                self._finish(image.inbox, image.job, image.claimed, verdict, began)
+            else:
+                short.setdefault(verdict, []).append(image)
+        for shortfall, of_these in short.items():
+            self._failed_together(of_these, shortfall)
+
+    def _failed_together(self, images: Sequence[Image], shortfall: Shortfall) -> None:
+        """They share their fate: some of a study without the others would be counted as all."""
+        attempts = max(image.job.attempts for image in images)
+        deaths = max(image.job.deaths for image in images)
+        for image in images:
+            job = replace(image.job, attempts=attempts, deaths=deaths)
+            self._failed(image.inbox, job, image.claimed, shortfall)
+
+    # -- what a failure leads to ------------------------------------------------------------------
 
     def _failed(self, inbox: Inbox, job: Job, claimed: Claim, shortfall: Shortfall) -> None:
         if shortfall.reason is Reason.HELD_IN_PART and job.reason is Reason.NOT_HELD:

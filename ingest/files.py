@@ -290,6 +290,19 @@ def unlink_alias(alias: bytes) -> None:
         os.unlink(alias)  # noqa: TID251 - a second name, never the file
 
 
+def clear_folder(folder: bytes) -> None:
+    """Remove a folder of our own, with passing names in it and what was written beside them."""
+    for base, folders, names in os.walk(folder, topdown=False):
+        for name in (*names, *folders):
+            path = os.path.join(base, name)
+            if name in names or os.path.islink(path):
+                unlink_alias(path)
+            else:
+                os.rmdir(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(folder)
+
+
 def write_durably(path: bytes, text: str) -> None:
     """Write a small file of our own: complete under its name, or not there at all."""
     passing = _passing(path)

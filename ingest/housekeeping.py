@@ -32,8 +32,10 @@ class Housekeeping:
         # Not a copy of what is in hand: a claim may be taken while we look.
         for claimed in claim.found(inbox.root, self._context.in_hand):
             self._setbacks.put_back(inbox, claimed)
-        for job in self._context.ledger.live([inbox.name], tuple(IN_HAND), limit=10_000):
-            if job.id in {one.id for one in tuple(self._context.in_hand.values())}:
+        jobs = self._context.ledger.live([inbox.name], tuple(IN_HAND), limit=10_000)
+        ours = {one.id for one in tuple(self._context.in_hand.values())}
+        for job in jobs:
+            if job.id in ours:
                 continue
             with contextlib.suppress(Overtaken):  # its turn ended while we looked
                 self._resume(job)

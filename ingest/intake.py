@@ -235,6 +235,7 @@ class Intake:
                     importer=importer,
                     order=routing.study_order(look.header),
                     now=self._context.now(),
+                    gather_s=inbox.gather_s,
                 )
             case Reject(reason=reason, because=because):
                 self._context.ledger.describe(job, look.header)

@@ -20,9 +20,21 @@ from dataclasses import asdict, dataclass
 from ingest.config import BY_HAND
 from ingest.errors import HINDRANCES, IngestError, Reason
 from ingest.ledger_file import LedgerFile, digest, stored
-from ingest.model import IN_HAND, LIVE, Header, Importer, Job, Snapshot, State, check_transition
+from ingest.model import (
+    GATHERED,
+    IN_HAND,
+    LIVE,
+    Header,
+    Importer,
+    Job,
+    Snapshot,
+    State,
+    StudyPart,
+    check_transition,
+)
 
 NEVER = 9e15  # seconds since the epoch
+GATHER = "~"  # before the order of what waits for the rest of its study: behind all dates
 CONFIRMED_S = 86400.0
 
 _COLUMNS = (
@@ -138,13 +150,23 @@ class Ledger(LedgerFile):
             )
 
     def ready(
-        self, job: Job, *, header: Header | None, importer: Importer, order: str, now: float
+        self,
+        job: Job,
+        *,
+        header: Header | None,
+        importer: Importer,
+        order: str,
+        now: float,
+        gather_s: float = 0.0,
     ) -> None:
         """Note that a file is complete and decided on; one that is no object has no header.
+
+        One of a study that is imported as a whole waits for the rest of it, as long as is said.
 
         What kept it from being moved at an earlier attempt stays noted until that is over.
         """
         stuck = job.reason in HINDRANCES
+        is_gathered = importer in GATHERED
         self._move(
             job,
             State.READY,
@@ -152,11 +174,11 @@ class Ledger(LedgerFile):
             header=json.dumps(asdict(header)) if header else None,
             study_uid=header.study_uid if header else None,
             sop_uid=header.sop_instance_uid if header else None,
-            study_order=order,
+            study_order=GATHER + order if is_gathered else order,
             importer=importer.value,
             reason=job.reason.code if job.reason and stuck else None,
             detail=job.detail if stuck else "",
-            not_before=0.0,
+            not_before=now + gather_s if is_gathered else 0.0,
         )
 
     def describe(self, job: Job, header: Header) -> None:
@@ -185,6 +207,7 @@ class Ledger(LedgerFile):
                 f"""
                 SELECT {_COLUMNS}, study_order FROM job
                 WHERE drop_name = ? AND state = 'READY' AND +not_before <= ?
+                  AND study_order < '{GATHER}'
                   AND study_uid NOT IN (SELECT value FROM json_each(?))
                 ORDER BY study_order, id LIMIT 1
                 """,  # noqa: S608 - our own columns
@@ -193,6 +216,42 @@ class Ledger(LedgerFile):
         ]
         first = min(rows, key=lambda row: (str(row[-1]), _int(row[0])), default=None)
         return _job(first[:-1]) if first else None
+
+    def gathering(self, drops: Sequence[str]) -> list[StudyPart]:
+        """What waits of studies that are imported as a whole, in these drop folders."""
+        rows = self.rows(
+            f"""
+            SELECT study_uid, drop_name, min(study_order), sum(state <> 'READY'), max(not_before)
+            FROM job
+            WHERE drop_name IN (SELECT value FROM json_each(?))
+              AND state IN (SELECT value FROM json_each(?)) AND study_order >= '{GATHER}'
+              AND NOT (state = 'LEFT' AND not_before >= ?)
+            GROUP BY 1, 2
+            """,  # noqa: S608 - our own word
+            (json.dumps(list(drops)), json.dumps([state.name for state in LIVE]), NEVER),
+        )
+        return [
+            StudyPart(
+                study_uid=str(uid),
+                drop=str(drop),
+                order=str(order),
+                unsettled=_int(unsettled),
+                quiet_at=float(str(quiet_at)),
+            )
+            for uid, drop, order, unsettled, quiet_at in rows
+        ]
+
+    def images_of(self, study_uid: str, drops: Sequence[str]) -> list[Job]:
+        """The files of such a study that wait, by arrival."""
+        rows = self.rows(
+            f"""
+            SELECT {_COLUMNS} FROM job
+            WHERE drop_name IN (SELECT value FROM json_each(?)) AND state = 'READY'
+              AND study_order >= '{GATHER}' AND study_uid = ? ORDER BY id
+            """,  # noqa: S608 - our own columns
+            (json.dumps(list(drops)), study_uid),
+        )
+        return [_job(row) for row in rows]
 
     def due(self, drops: Sequence[str], now: float, limit: int) -> list[Job]:
         """Files not yet complete, or left with a passing hindrance, whose time has come."""
@@ -212,13 +271,17 @@ class Ledger(LedgerFile):
         return sorted(jobs, key=lambda job: job.not_before)[:limit]
 
     def is_due(self, drops: Sequence[str], state: State, by: float) -> bool:
-        """Is there a file in this state whose time comes until then (seconds since the epoch)?"""
+        """Is there a file in this state whose time comes until then (seconds since the epoch)?
+
+        Not one that waits for the rest of its study: see `gathering`.
+        """
         return bool(
             self.rows(
-                """
+                f"""
                 SELECT 1 FROM job WHERE drop_name IN (SELECT value FROM json_each(?))
-                  AND state = ? AND not_before <= ? LIMIT 1
-                """,
+                  AND state = ? AND not_before <= ?
+                  AND (state <> 'READY' OR study_order < '{GATHER}') LIMIT 1
+                """,  # noqa: S608 - our own word
                 (json.dumps(list(drops)), state.name, by),
             )
         )
@@ -255,6 +318,12 @@ class Ledger(LedgerFile):
     def claimed(self, job: Job, claim: str, now: float) -> None:
         """Note the intent to set a file aside under this claim id (before it is done)."""
         self._move(job, State.CLAIMED, now, durable=True, claim=claim)
+
+    def claimed_together(self, jobs: Mapping[str, Job], now: float) -> None:
+        """Note the same of all files of a study, by their claim ids: of all or of none."""
+        with self.writing(durable=True) as connection:
+            for claim, job in jobs.items():
+                self._change(connection, job, State.CLAIMED, now, {"claim": claim})
 
     def back(
         self,
@@ -393,27 +462,40 @@ class Ledger(LedgerFile):
     def hurry(self, now: float) -> None:
         """Have all that waits for a later time be due now."""
         with self.writing() as connection:
+            # What waits for the rest of its study waits anew.
             connection.execute(
-                "UPDATE job SET not_before = ? WHERE state IN ('SEEN', 'READY', 'LEFT') "
-                "AND not_before BETWEEN ? AND ?",
-                (now, now, NEVER / 2),
+                "UPDATE job SET not_before = ? + "
+                "CASE WHEN state = 'READY' AND study_order >= ? "
+                "THEN max(0, not_before - updated) ELSE 0 END "
+                "WHERE state IN ('SEEN', 'READY', 'LEFT') AND not_before BETWEEN ? AND ?",
+                (now, GATHER, now, NEVER / 2),
             )
 
     def _move(
         self, job: Job, state: State, now: float, *, durable: bool = False, **columns: object
     ) -> None:
         """Change a job's state, checked against the table and against other writers."""
+        with self.writing(durable=durable) as connection:
+            self._change(connection, job, state, now, columns)
+
+    def _change(
+        self,
+        connection: sqlite3.Connection,
+        job: Job,
+        state: State,
+        now: float,
+        columns: dict[str, object],
+    ) -> None:
         check_transition(job.state, state)
         columns |= {"state": state.name, "updated": now}
         assignments = ", ".join(f"{name} = ?" for name in columns)
-        with self.writing(durable=durable) as connection:
-            changed = connection.execute(
-                f"UPDATE job SET {assignments} WHERE id = ? AND state = ? AND drop_name = ?",  # noqa: S608
-                (*columns.values(), job.id, job.state.name, job.drop),
-            )
-            if changed.rowcount != 1:
-                raise Overtaken(f"job {job.id} is no longer {job.state.name}")
-            _record(connection, self.get(job.id), now)
+        changed = connection.execute(
+            f"UPDATE job SET {assignments} WHERE id = ? AND state = ? AND drop_name = ?",  # noqa: S608
+            (*columns.values(), job.id, job.state.name, job.drop),
+        )
+        if changed.rowcount != 1:
+            raise Overtaken(f"job {job.id} is no longer {job.state.name}")
+        _record(connection, self.get(job.id), now)
 
     # -- folders -----------------------------------------------------------------------------
 

@@ -101,6 +101,7 @@ class Lookout:
         self._away: dict[bytes, Absence] = {}  # archives and quarantine that are not there
         self._overflowed_at = 0.0
         self._excuses_at_end = False  # of the sweep that goes on
+        context.looked_through = False
 
     @property
     def is_sweeping(self) -> bool:
@@ -261,6 +262,8 @@ class Lookout:
         if self._is_sweeping:
             return
         if now >= self._full_at:
+            if self._full_at == 0.0:  # the first, or there is a doubt
+                self._context.looked_through = False
             self._full_at = now + self._rhythm.full_s
             self._sweep = self._everything()
             self._excuses_at_end = True
@@ -307,6 +310,7 @@ class Lookout:
                 self._is_sweeping = False
                 if self._excuses_at_end:  # all that an overflow had hidden is found
                     self._excuse(begins=False)
+                    self._context.looked_through = True
                 return False
             if self._intake.look(inbox, path):
                 self._found(inbox, path)

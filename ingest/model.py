@@ -326,6 +326,17 @@ def check_transition(old: State, new: State) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StudyPart:
+    """What waits of a study that is imported as a whole, in one drop folder."""
+
+    study_uid: str
+    drop: str
+    order: str  # oldest study first
+    unsettled: int  # of its images: not complete, in a hand, or kept from being moved
+    quiet_at: float  # when no further one has come for long enough (seconds since the epoch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One file in the ledger."""
 

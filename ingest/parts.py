@@ -50,6 +50,7 @@ def _inbox(settings: Settings, drop: Drop) -> Inbox:
         mount=drop.mount,
         archive_at=archive_at(drop),
         quarantine_at=quarantine_at(settings),
+        gather_s=settings.gather.quiet,
     )
 
 

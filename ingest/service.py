@@ -349,7 +349,9 @@ class Service:
         if now > self._progress_at + 2 * patience_s:  # somebody writes on and on
             return True
         return not (
-            self.engine.intake.elsewhere or self._ledger.is_due(drops, State.SEEN, now + patience_s)
+            self.engine.intake.elsewhere
+            or self._ledger.is_due(drops, State.SEEN, now + patience_s)
+            or self.engine.next_study(now + patience_s)
         )
 
 
@@ -362,7 +364,10 @@ def _make_ready(aliases: Path) -> None:
     try:
         aliases.mkdir(parents=True, exist_ok=True)
         for left_over in aliases.iterdir():
-            files.unlink_alias(bytes(left_over))  # left by a crash of ours
+            if left_over.is_dir() and not left_over.is_symlink():
+                files.clear_folder(bytes(left_over))  # left by a crash of ours, and so is this
+            else:
+                files.unlink_alias(bytes(left_over))
     except OSError as error:
         raise ConfigError(
             f"state_dir: {aliases} can't be made or emptied ({error.strerror}). Next: free space "

@@ -16,6 +16,7 @@ from ingest.settle import Patience
 
 # Whoever imports by hand says that the files are whole; one that just changed gets a moment.
 PATIENCE = Patience(quiet_s=0.5, incomplete_after_s=0.0)
+GATHER_S = 2.0  # and so are studies
 
 
 class Chosen:
@@ -88,6 +89,7 @@ def _inboxes(roots: Iterable[bytes], settings: Settings, *, delete: bool) -> lis
             is_local=not mounts.is_network(Path(os.fsdecode(root))),
             is_drop=False,
             ruled_as=drops.get(root, ""),
+            gather_s=GATHER_S,
         )
         for number, root in enumerate(roots, start=1)
     ]

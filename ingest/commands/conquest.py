@@ -41,6 +41,7 @@ _SAFE = {
 _BOTH = {
     Importer.RDSR: tuple(_Match(sop_class=uid) for uid in ("88.67", "88.22", "88.68")),
     Importer.CTPHILIPS: (_Match(modality="CT", sop_class="7"),),
+    Importer.CTTOSHIBA: (_Match(modality="CT"),),
 }
 _BY_NAME = {  # the folder names of OpenREM's documentation
     "mammo": (Importer.MG,),
