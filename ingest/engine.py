@@ -58,7 +58,8 @@ from ingest.verify import Proof, verify, verify_sizes
 
 _log = log.get(__name__)
 
-GATHER_SHARE = 20  # a look for a study whose turn it is that took a second rests for 20
+GATHER_SHARE = 20  # a look for a study whose turn it is that took a second rests for 20,
+GATHER_REST_S = 60.0  # or seconds at most
 
 
 @dataclass(slots=True, kw_only=True)
@@ -125,7 +126,7 @@ class Engine:
         self._work = work
         self._picking = threading.Lock()
         self._had_study = False  # at the last turn: then files that come alone go first
-        self._gather_at = 0.0  # by the monotonic clock
+        self._gather_at = 0.0  # seconds since the epoch
         self.inboxes = context.inboxes
         self.stopping = context.stopping
         self.breaker = Breaker(ledger, clock, context.stopping)
@@ -353,10 +354,11 @@ class Engine:
         """As `_pick`, for all images of the next study. None while another one is in hand."""
         with self._picking:
             began, now = time.monotonic(), self.context.now()
-            if began < self._gather_at or self.stopping.is_set():
+            rests = 0 < self._gather_at - now < GATHER_REST_S  # the clock may have been set back
+            if rests or self.stopping.is_set():
                 return []
             uid = self.next_study(now)
-            self._gather_at = time.monotonic() + (time.monotonic() - began) * GATHER_SHARE
+            self._gather_at = now + (time.monotonic() - began) * GATHER_SHARE
             if uid is None:
                 return []
             jobs = {
@@ -388,8 +390,10 @@ class Engine:
         try:
             self._import_together(images, openrem)
         except LedgerError:
+            self.context.looked_through = False
             raise
         except Exception as error:  # noqa: BLE001 - one study must never stop the others
+            self.context.looked_through = False
             for image in images:
                 if self.context.ledger.get(image.job.id).state in IN_HAND:
                     self._setbacks.internal_error(image.job.path, error, own_claim=image.job.claim)
@@ -437,7 +441,9 @@ class Engine:
                 self._setbacks.cannot_move(image.job, image.claimed, error)
             else:
                 continue
-            self._back_together(other for other in images if other is not image)
+            # Should even its way back fail, it lies in its claim until the next full sweep.
+            self.context.looked_through = False
+            self._back_together((one for one in images if one is not image), gathers_again=True)
             return False
         return True
 
@@ -452,9 +458,11 @@ class Engine:
         files.link_aside(path, os.path.join(folder, image.name.encode()))
         image.held = files.check_identity(path, image.job.snapshot)
 
-    def _back_together(self, images: Iterable[Image]) -> None:
+    def _back_together(self, images: Iterable[Image], *, gathers_again: bool = False) -> None:
+        now = self.context.now()
         for image in images:
-            self._setbacks.back(image.job, image.claimed)
+            quiet_at = now + image.inbox.gather_s if gathers_again else 0.0
+            self._setbacks.back(image.job, image.claimed, not_before=quiet_at)
 
     def _stop_together(self, images: Sequence[Image], reason: Reason, detail: str) -> None:
         """As `_stop_intake`, once for all of them."""

@@ -32,12 +32,14 @@ from ingest.ledger import Ledger
 from ingest.lookout import Lookout, Rhythm
 from ingest.model import (
     Done,
+    Facts,
     Failed,
     Header,
     Importer,
     Outcome,
     SizesWanted,
     State,
+    StudyDone,
     StudyOutcome,
     Vanished,
 )
@@ -55,8 +57,9 @@ ALL_DUE_S = 4000.0  # later than everything that waits for a time
 QUIET_ROUNDS = 3  # the first may only find out that OpenREM is back
 MANY = 200  # turns; no world needs as many
 
-# Studies whose images a rule takes out.
+# Studies whose images a rule takes out, and the one that a rule has imported as a whole.
 IGNORED, KEPT, SHELVED = 2, 3, 4
+TOGETHER = -1
 
 _UID = UID("2.25." + "7" * 30)
 _STUDY = UID("2.25." + "8" * 30)
@@ -146,6 +149,8 @@ class StandIn:
     modes: list[Mode] = field(default_factory=list)  # of the next imports; then all is well
     meanwhile: list[Callable[[], None]] = field(default_factory=list)  # once, in mid-import
     blamed: set[bytes] = field(default_factory=set)  # contents that it failed on
+    studies: Counter[str] = field(default_factory=Counter)  # imported as a whole, and how often
+    late: set[bytes] = field(default_factory=set)  # contents that came after their study
     is_away: bool = False
     step: Callable[[str], None] = lambda _name: None
 
@@ -160,8 +165,7 @@ class StandIn:
         if self.is_away:
             return Failed(reason=Reason.DATABASE_UNREACHABLE)
         content = Content(Path(os.fsdecode(path)).read_bytes())
-        header = dicom.look(path).header  # once, as the real one: the file may change later
-        assert header is not None  # we are asked only for what has been read
+        header = _header_of(path)  # once, as the real one: the file may change later
         mode = self.modes.pop() if self.modes else Mode.WORKS
         self.step("import begun")
         while self.meanwhile:
@@ -207,9 +211,73 @@ class StandIn:
         """No folder here has tables."""
         raise NotImplementedError
 
-    def import_study(self, folder: bytes, importer: Importer) -> StudyOutcome:
-        """No study comes yet."""
-        raise NotImplementedError
+    def import_study(self, folder: bytes, _importer: Importer) -> StudyOutcome:
+        """Import all that lies in the folder at once, as the mode says."""
+        if self.is_away:
+            return Failed(reason=Reason.DATABASE_UNREACHABLE)
+        paths = {os.fsdecode(name): os.path.join(folder, name) for name in os.listdir(folder)}
+        contents = {
+            name: Content(Path(os.fsdecode(path)).read_bytes()) for name, path in paths.items()
+        }
+        headers = {name: _header_of(path) for name, path in paths.items()}
+        mode = self.modes.pop() if self.modes else Mode.WORKS
+        self.step("import begun")
+        while self.meanwhile:
+            self.meanwhile.pop()()
+        if mode in (Mode.DELETES, Mode.DELETES_ONLY):
+            shutil.rmtree(folder)
+        if mode in _TROUBLES:
+            self.is_away = mode is Mode.GOES_AWAY
+            if mode is not Mode.GOES_AWAY:
+                self.blamed |= {content.digest for content in contents.values()}
+            trouble = _TROUBLES[mode]
+            assert isinstance(trouble, Failed | Vanished)
+            return trouble
+        before = set(self.holds)
+        self._import_all(contents, headers, mode)
+        if mode is Mode.DIES_LATE:
+            return Vanished(detail="")
+        facts = {}
+        for name, header in headers.items():
+            facts[name] = self._facts_together(header, contents[name], mode, before)
+            before.add(header.sop_instance_uid)  # a second copy of it is no news
+        return StudyDone(facts=facts)
+
+    def _import_all(
+        self, contents: dict[str, Content], headers: dict[str, Header], mode: Mode
+    ) -> None:
+        """In one transaction, unless it has the study."""
+        (study,) = {header.study_uid for header in headers.values()}
+        self.step("about to commit")
+        stores = mode not in (Mode.REFUSES, Mode.STORES_NOTHING, Mode.DELETES_ONLY)
+        if stores and study not in self.studies:
+            self.studies[study] += 1
+            for name, header in headers.items():
+                self.holds[header.sop_instance_uid] = contents[name].digest
+            self.stored.update({header.sop_instance_uid for header in headers.values()})
+        self.step("committed")
+
+    def _facts_together(
+        self, header: Header, content: Content, mode: Mode, before: set[str]
+    ) -> Facts:
+        uid = header.sop_instance_uid
+        if uid not in self.holds:
+            self.blamed.add(content.digest)
+        if mode is Mode.REFUSES and uid not in before:
+            return facts_of(header, refused=True)
+        if header.study_uid not in self.studies:
+            return facts_of(header)
+        if uid not in self.holds:
+            self.late.add(content.digest)
+        study = a_study(
+            has_sop=uid in self.holds,
+            event_uids=("1.1",),
+            event_rows=1,
+            number_of_events=1,
+            has_ct_dose=True,
+            is_from_dose_screen=True,
+        )
+        return facts_of(header, study, already=uid in before, event_uids=("1.1",))
 
     def prove(self, path: bytes, importer: Importer) -> Outcome:
         """Nobody asks yet."""
@@ -217,6 +285,12 @@ class StandIn:
 
     def close(self) -> None:
         """Nothing runs."""
+
+
+def _header_of(path: bytes) -> Header:
+    header = dicom.look(path).header
+    assert header is not None  # we are asked only for what has been read
+    return header
 
 
 class _Counting:
@@ -289,7 +363,10 @@ class Life:
 def _rule(study: int, then: Then, into: Path | None = None) -> Rule:
     condition = Condition(subject="StudyInstanceUID", patterns=(_study_uid(study),))
     where = os.fsencode(into) if into else None
-    return Rule(name=f"study {study}", conditions=(condition,), then=then, into=where)
+    importer = Importer.CTTOSHIBA if then is Then.IMPORT else None
+    return Rule(
+        name=f"study {study}", conditions=(condition,), then=then, importer=importer, into=where
+    )
 
 
 class World:
@@ -319,6 +396,7 @@ class World:
             _rule(IGNORED, Then.IGNORE),
             _rule(KEPT, Then.KEEP, root / "kept"),
             _rule(SHELVED, Then.IGNORE, root / "shelved"),
+            _rule(TOGETHER, Then.IMPORT),
         )
         self.openrem = StandIn()
         self.ahead_s = 0.0
@@ -327,6 +405,7 @@ class World:
         self.life: Life | None = None
         self.late_writers: list[Callable[[], None]] = []  # who still has to write
         self.is_ledger_whole = True  # it has been there all the time
+        self.may_be_late = False  # some senders send images after the rest of their study
         self._cast_off: set[int] = set()
 
     def now(self) -> float:
@@ -478,6 +557,8 @@ class World:
             assert held or digest in places or content.study == IGNORED, f"lost: {content}"
             assert not (held and content.study >= IGNORED), f"imported, though ruled out: {content}"
         assert all(count == 1 for count in self.openrem.stored.values())
+        assert all(count == 1 for count in self.openrem.studies.values())
+        assert self.may_be_late or not self.openrem.late, "a study was imported without an image"
         assert self.imported["imported"] <= len(self.openrem.stored)
         for drop in self.drops.values():
             assert drop.is_dir()

@@ -287,7 +287,8 @@ class Worker:
 def _facts_of(answer: StudyHeldOf) -> dict[str, Facts]:
     """What the answer on a study says of each of its images."""
     views: dict[tuple[bool, ...], tuple[StudyHeld, ...]] = {}  # there are thousands of images
-    found = {}
+    found: dict[str, Facts] = {}
+    known = set(answer.before)  # and of two copies of one image, the second is known, too
     for name, image in answer.images.items():
         uid = image.sop_instance_uid
         has_it = tuple(uid in recorded for recorded in answer.recorded)
@@ -303,9 +304,10 @@ def _facts_of(answer: StudyHeldOf) -> dict[str, Facts]:
                 exposures=(),
             ),
             studies=views[has_it],
-            already=uid in answer.before,
+            already=uid in known,
             warnings=answer.warnings,
         )
+        known.add(uid)
     return found
 
 

@@ -450,7 +450,7 @@ def hold(moment):
             sleep(0.02)
 def asked(line, *args, **kwargs):
     request = loads(line, *args, **kwargs)
-    if isinstance(request, dict) and request.get("op") == "import":
+    if isinstance(request, dict) and request.get("op") in ("import", "import-study"):
         hold("asked")
         openrem = sys.modules["__main__"].OpenREM
         plain = openrem._in_one_transaction

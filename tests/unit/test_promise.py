@@ -30,6 +30,7 @@ from tests.world import (
     KEPT,
     RETRY,
     SHELVED,
+    TOGETHER,
     Content,
     Life,
     Mode,
@@ -75,13 +76,14 @@ class Promise(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World(Path(tempfile.mkdtemp(prefix="promise-")))
+        self.world.may_be_late = True
         self.sent: list[Content] = []
         self.writers: list[int] = []
         self.copy = self.world.work.parent / "ledger.copy"
 
     def _new(self, *, sound: bool = True) -> Content:
         number = len(self.sent)
-        study = (0, 1, IGNORED, 0, 1, KEPT, SHELVED)[number % 7]
+        study = (0, 1, IGNORED, TOGETHER, 0, 1, KEPT, TOGETHER, SHELVED)[number % 9]
         self.sent.append(an_image(number, study) if sound else a_text(number))
         return self.sent[-1]
 
@@ -338,9 +340,37 @@ def _is_held_in_part(world: World) -> None:
     world.openrem.in_part.add(an_image(1, 1).uid)
 
 
-def _in_mood(mode: Mode) -> Journey:
+def _are_gathered(world: World) -> None:
+    """Two images of one study, in two folders."""
+    _arrives(world, study=TOGETHER)
+    world.send(world.path("archive", "b.dcm"), an_image(2, TOGETHER))
+
+
+def _are_gathered_in_part(world: World) -> None:
+    """One of them is sent again, with another content, in mid-import: that comes too late."""
+    _are_gathered(world)
+    world.may_be_late = True
+    again = partial(world.send, world.path("delete", "study/a.dcm"), an_image(3, TOGETHER))
+    world.openrem.meanwhile.append(again)
+
+
+def _are_gathered_while_one_is_open(world: World) -> None:
+    """It changes before the import, so that the study is gathered again."""
+    _are_gathered(world)
+    world.living().look()
+    file = os.open(world.path("archive", "b.dcm"), os.O_RDWR)
+
+    def writes() -> None:
+        world.late_writers.clear()
+        world.write_through(file, an_image(3, TOGETHER))
+        os.close(file)
+
+    world.late_writers.append(writes)
+
+
+def _in_mood(mode: Mode, arrives: Journey = _arrives) -> Journey:
     def journey(world: World) -> None:
-        _arrives(world)
+        arrives(world)
         world.openrem.modes = [mode]
 
     return journey
@@ -360,8 +390,18 @@ JOURNEYS: dict[str, Journey] = {
     "in two folders at once": _is_there_twice,
     "refused": _is_refused,
     "held in part": _is_held_in_part,
+    "gathered": _are_gathered,
+    "gathered, one still open when their turn comes": _are_gathered_while_one_is_open,
+    "gathered, and breaks off": _in_mood(Mode.HICCUP, _are_gathered),
     **{mode.value: _in_mood(mode) for mode in Mode if mode is not Mode.WORKS},
 }
+if os.environ.get("OPENREM_INGEST_DEEP") == "1":  # minutes more, and by hand
+    JOURNEYS["gathered, one sent again in mid-import"] = _are_gathered_in_part
+    JOURNEYS |= {
+        f"gathered: {mode.value}": _in_mood(mode, _are_gathered)
+        for mode in Mode
+        if mode not in (Mode.WORKS, Mode.HICCUP)
+    }
 
 
 @pytest.mark.parametrize("ledger", ["kept", "lost"])
