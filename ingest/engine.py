@@ -181,8 +181,8 @@ class Engine:
         with self._picking:
             now = self.context.now()
             in_hand = list(self.context.in_hand.values())
-            studies = [job.header.study_uid for job in in_hand if job.header]
-            job = self.context.ledger.next_ready(self.context.served(), studies, now)
+            studies = {job.header.study_uid for job in in_hand if job.header}
+            job = self.context.ledger.next_ready(self.context.served(), list(studies), now)
             if job is None or self.stopping.is_set():
                 return []
             claim_id = claim.new_id(int(now * 1e9))
@@ -355,7 +355,7 @@ class Engine:
         with self._picking:
             began, now = time.monotonic(), self.context.now()
             rests = 0 < self._gather_at - now < GATHER_REST_S  # the clock may have been set back
-            if rests or self.stopping.is_set():
+            if rests or self.stopping.is_set() or self._has_study_in_hand():
                 return []
             uid = self.next_study(now)
             self._gather_at = now + (time.monotonic() - began) * GATHER_SHARE
@@ -375,6 +375,9 @@ class Engine:
                 raise
             self.context.in_hand.update(jobs)
             return list(jobs.values())
+
+    def _has_study_in_hand(self) -> bool:
+        return any(job.importer in GATHERED for job in list(self.context.in_hand.values()))
 
     def _take_turn_of(self, jobs: Sequence[Job], openrem: OpenRem) -> None:
         images = [
@@ -502,6 +505,8 @@ class Engine:
         importer: Importer,
         began: float,
     ) -> None:
+        for warning in {warning for one in facts.values() for warning in one.warnings}:
+            _log.warning("import.warning", **self.context.who(images[0].job), warning=warning)
         short: dict[Shortfall, list[Image]] = {}
         for image in images:
             if self.stopping.is_set():  # what OpenREM holds of it is asked again at the next start

@@ -307,6 +307,11 @@ class Reason(Enum):
         "it changed while it was being worked on",
         "nothing: it starts again as new work",
     )
+    GATHERING = _Words(
+        Kind.TRANSIENT,
+        "it waits for the rest of its study, which is imported as a whole",
+        "nothing: its turn comes once no further image has come for [gather] quiet seconds",
+    )
     IN_OTHER_HANDS = _Words(
         Kind.TRANSIENT,
         "another openrem-ingest, the service or a manual import, has it in hand",

@@ -16,7 +16,7 @@ from rich.table import Table
 from ingest import log
 from ingest.context import Ended
 from ingest.errors import Reason
-from ingest.model import Job, State
+from ingest.model import GATHERED, Job, State
 from ingest.presence import Absence
 
 
@@ -131,7 +131,7 @@ class Run:
     def left_behind(self, jobs: list[Job]) -> None:
         """Say what still waits."""
         for job in jobs:
-            reason = job.reason or (Reason.INCOMPLETE if job.state is State.SEEN else Reason.BUSY)
+            reason = job.reason or _why_it_waits(job)
             self.tally.refused[reason] += 1
             self.complain(complaint(job.path, reason, job.detail))
 
@@ -163,6 +163,12 @@ class Run:
             self.complain("openrem-ingest: there was nothing to import")
         out().print(self.tally.table())
         return 1 if self.tally.refused or not self._is_whole else 0
+
+
+def _why_it_waits(job: Job) -> Reason:
+    if job.state is State.SEEN:
+        return Reason.INCOMPLETE
+    return Reason.GATHERING if job.importer in GATHERED else Reason.BUSY
 
 
 def now() -> float:

@@ -72,10 +72,15 @@ def test_a_study_that_openrem_has_from_a_report_is_refused_as_such(ground: Groun
     uid = new_uid()
     ground.put("sr", "report.dcm", report("ct", study=uid))
     assert ground.says("run", "--once").code == 0
-    with_rule(ground, quiet_s=0.1)
+    with_rule(ground, quiet_s=600)
     put(ground, toshiba.study(slices=1, uid=uid), drops=("sr",))
-    said = ground.says("run", "--once")
+    said = ground.says("run", "--once")  # which waits for nothing
     assert said.code == 1, said
+    assert said.err.count("it waits for the rest of its study") == 3
+    with_rule(ground, quiet_s=0.1)
+    for file in ground.state.glob("ledger.sqlite*"):  # until then it would wait
+        file.unlink()
+    assert ground.says("run", "--once").code == 1
     assert set(ground.quarantined().values()) == {"other-source"}
 
 
@@ -125,8 +130,9 @@ def test_by_hand_a_study_needs_no_long_wait(ground: Ground, tmp_path: Path) -> N
     assert len(list(folder.iterdir())) == 5
 
 
-@pytest.mark.parametrize("ledger", ["kept", "lost"])
-@pytest.mark.parametrize("moment", ["asked", "committed"])
+@pytest.mark.parametrize(
+    ("moment", "ledger"), [("asked", "kept"), ("committed", "kept"), ("committed", "lost")]
+)
 def test_killed_in_mid_import_it_is_counted_once(ground: Ground, moment: str, ledger: str) -> None:
     """The service, and OpenREM's process with it: what was set aside is gathered again."""
     moments = Moments(ground)
