@@ -95,9 +95,10 @@ def test_a_study_is_imported_once_however_often_it_comes(
 ) -> None:
     """PixelMed gives its events other UIDs each time: only the images' own tell that it is known.
 
-    The folder has a blank in its name, and keeps its images.
+    The folder has a blank in its name, and keeps its images. One of them is there twice.
     """
-    folder = folder_of(toshiba.study(), tmp_path / "one study")
+    images = toshiba.study()
+    folder = folder_of([*images, images[0]], tmp_path / "one study")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with real.a_worker(site, database) as worker:
         first = imported(worker, folder)
@@ -108,8 +109,8 @@ def test_a_study_is_imported_once_however_often_it_comes(
         second = imported(worker, folder)
         asked = worker.prove(bytes(folder / "000000.dcm"), Importer.CTTOSHIBA)
     assert studies(site, database) == ONCE
-    assert [isinstance(one, Proof) and one.already for one in first] == [False] * 5
-    assert [isinstance(one, Proof) and one.already for one in second] == [True] * 5
+    assert [isinstance(one, Proof) and one.already for one in first] == [False] * 5 + [True]
+    assert [isinstance(one, Proof) and one.already for one in second] == [True] * 6
     assert isinstance(asked, Done)
     doses = query(
         site,

@@ -433,6 +433,18 @@ def test_a_full_disk_at_every_step_of_a_journey(journey: Journey, tmp_path: Path
             return
 
 
+def test_no_study_has_its_turn_before_all_was_looked_through(tmp_path: Path) -> None:
+    """After a start some of its images may lie in claims, or where nobody has looked yet."""
+    world = _with(_are_gathered, tmp_path / "world")
+    world.living().look()
+    assert world.living().engine.next_study(world.now())
+    world.die()
+    assert world.living().engine.next_study(world.now()) is None
+    world.living().look()
+    assert world.living().engine.next_study(world.now())
+    _ends_well(world)
+
+
 def test_an_outage_spends_no_attempt_however_long_it_is(tmp_path: Path) -> None:
     world = _with(_arrives, tmp_path / "world")
     world.living().look()
