@@ -255,7 +255,8 @@ class Reason(Enum):
     )
     TOOLS_MISSING = _Words(
         Kind.TRANSIENT,
-        "Java or PixelMed, by which OpenREM reads Toshiba CT images, is missing or does not work",
+        "it is of a Toshiba CT, and what OpenREM reads its images with, Java and PixelMed, "
+        "is missing or does not work",
         "install them where OpenREM runs (Debian: apt-get install default-jre-headless "
         "libpixelmed-java), or correct JAVA_EXE and PIXELMED_JAR in OpenREM's local_settings.py; "
         "then all goes on by itself",
@@ -266,6 +267,13 @@ class Reason(Enum):
         "counts nothing without one",
         "have the scanner send its dose screens, too, and move all images of the study back; or "
         "send a dose report (Radiation Dose SR) instead",
+    )
+    SEVERAL_DOSE_SCREENS = _Words(
+        Kind.PERMANENT,
+        "its study has dose screens of several series, of which PixelMed reads only the first: "
+        "the other doses would not be counted",
+        "send a dose report (Radiation Dose SR) instead; or, if one series shows all doses, move "
+        "the study's images back without the dose screens of the others",
     )
     BUSY = _Words(
         Kind.TRANSIENT,

@@ -42,6 +42,7 @@ _WORDS = {
 _OURS = {
     "ToolsMissing": Reason.TOOLS_MISSING,
     "NoReport": Reason.NO_DOSE_SCREEN,
+    "SeveralScreens": Reason.SEVERAL_DOSE_SCREENS,
     "NoRoom": Reason.DISK_FULL,
 }
 

@@ -151,6 +151,10 @@ class NoReport(Exception):
     """PixelMed made no dose report of these images, or one of nothing."""
 
 
+class SeveralScreens(Exception):
+    """There are dose screens that PixelMed passes over."""
+
+
 class NoRoom(Exception):
     """There is no room for what PixelMed writes: then it says nothing, and writes a part."""
 
@@ -764,32 +768,33 @@ class OpenREM:
         """Import what PixelMed finds in the images of one study, then read back what is held."""
         importer, folder = request["importer"], request["path"]
         self.warnings = []
-        images = {
-            name: self.read(os.path.join(folder, name)) for name in sorted(os.listdir(folder))
-        }
-        (study_uid,) = {text(image, "StudyInstanceUID") for image in images.values()}
-        uids = {text(image, "SOPInstanceUID") for image in images.values()}
+        names = sorted(os.listdir(folder))
+        images: Dict[str, Answer] = {}  # of thousands of them, no more than this is kept
+        screens: Dict[Tuple[str, str], Set[str]] = {}
+        for name in names:
+            image = self.read(os.path.join(folder, name))
+            images[name] = _identity(image)
+            if _is_dose_screen(image):
+                page = text(image, "SeriesInstanceUID"), text(image, "InstanceNumber")
+                screens.setdefault(page, set()).add(images[name]["sop_instance_uid"])
+        (study_uid,) = {image["study_uid"] for image in images.values()}
+        uids = {image["sop_instance_uid"] for image in images.values()}
+        one = self.read(os.path.join(folder, names[0]))
         self.connection.close_if_unusable_or_obsolete()
         reports: Reports = []
         if not self._has_ct_dose(study_uid):
             try:
+                _check_all_are_read(screens)
                 reports = self._reports_of(folder)
             except Exception:
                 self._record_failure(importer)
                 raise
         before = self._import_reports(study_uid, uids, reports, request)
         self.fresh_connection()
-        studies = self.held(next(iter(images.values())), uids)
+        studies = self.held(one, uids)
         self._flush()
         return {
-            "images": {
-                name: {
-                    "sop_class_uid": text(image, "SOPClassUID"),
-                    "sop_instance_uid": text(image, "SOPInstanceUID"),
-                    "study_uid": study_uid,
-                }
-                for name, image in images.items()
-            },
+            "images": images,
             "event_uids": [
                 uid for _, report in reports for uid in file_content(report)["event_uids"]
             ],
@@ -1034,6 +1039,24 @@ def _unlimited() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
+def _is_dose_screen(image: Any) -> bool:
+    """As PixelMed tells it from other images."""
+    maker, kind = text(image, "Manufacturer").upper(), image.get("ImageType") or ()
+    window = number(image.get("WindowWidth")), number(image.get("WindowCenter"))
+    return (
+        (not maker or "TOSHIBA" in maker)
+        and list(kind)[:2] == ["DERIVED", "SECONDARY"]
+        and window == (1.0, 0.0)
+    )
+
+
+def _check_all_are_read(screens: Dict[Tuple[str, str], Set[str]]) -> None:
+    """PixelMed reads the screens of one series, and of each instance number one."""
+    is_several = len({series for series, _ in screens}) > 1
+    if is_several or any(len(uids) > 1 for uids in screens.values()):
+        raise SeveralScreens
+
+
 def _check_room(folder: str) -> None:
     """Raise `NoRoom` if the disk is full: PixelMed says nothing of that."""
     try:
@@ -1088,15 +1111,21 @@ def number(value: Any) -> float | None:
 def file_content(dataset: Any) -> Answer:
     """What the proof needs to know of the file, by OpenREM's own reader."""
     return {
-        "sop_class_uid": text(dataset, "SOPClassUID"),
-        "sop_instance_uid": text(dataset, "SOPInstanceUID"),
-        "study_uid": text(dataset, "StudyInstanceUID"),
+        **_identity(dataset),
         "event_uids": [_event_uid(container) for container in _event_containers(dataset)],
         "exposures": [
             (number(item.get("CTDIvol")), number(_private(item, PHILIPS_DLP)))
             for item in dataset.get("ExposureDoseSequence") or ()
             if "AcquisitionType" in item
         ],
+    }
+
+
+def _identity(dataset: Any) -> Dict[str, str]:
+    return {
+        "sop_class_uid": text(dataset, "SOPClassUID"),
+        "sop_instance_uid": text(dataset, "SOPInstanceUID"),
+        "study_uid": text(dataset, "StudyInstanceUID"),
     }
 
 

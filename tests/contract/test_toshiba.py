@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ingest import dicom
 from ingest.errors import Reason
-from ingest.model import Done, Failed, Importer, Shortfall, StudyDone, StudyOutcome, Vanished
+from ingest.model import Done, Facts, Failed, Importer, Shortfall, StudyDone, StudyOutcome, Vanished
 from ingest.openrem.importers import Worker
 from ingest.openrem.site import Site, query
 from ingest.verify import Proof, verify
@@ -38,13 +37,12 @@ def folder_of(images: Sequence[bytes], folder: Path) -> Path:
 def verdicts(folder: Path, outcome: StudyOutcome) -> list[Proof | Shortfall]:
     """The verdict on each image."""
     assert isinstance(outcome, StudyDone), outcome
-    found = []
-    for name, facts in sorted(outcome.facts.items()):
-        path = folder / name
-        header = dicom.look(bytes(path)).header
-        assert header is not None
-        found.append(verify(real.snapshot_of(path), header, Importer.CTTOSHIBA, facts))
-    return found
+    return [verdict_on(folder / name, facts) for name, facts in sorted(outcome.facts.items())]
+
+
+def verdict_on(path: Path, facts: Facts) -> Proof | Shortfall:
+    """The verdict on one image."""
+    return verify(real.snapshot_of(path), real.header_of(path), Importer.CTTOSHIBA, facts)
 
 
 def imported(worker: Worker, folder: Path) -> list[Proof | Shortfall]:
@@ -112,6 +110,7 @@ def test_a_study_is_imported_once_however_often_it_comes(
     assert [isinstance(one, Proof) and one.already for one in first] == [False] * 5 + [True]
     assert [isinstance(one, Proof) and one.already for one in second] == [True] * 6
     assert isinstance(asked, Done)
+    assert isinstance(verdict_on(folder / "000000.dcm", asked.facts), Proof)
     doses = query(
         site,
         "SELECT mean_ctdivol, dlp, acquisition_protocol, pitch_factor "
@@ -179,6 +178,20 @@ def test_images_without_doses_are_no_success(
     assert query(site, "SELECT task_type FROM remapp_backgroundtask", database) == [
         ("ingest_cttoshiba",)
     ]
+
+
+def test_dose_screens_that_pixelmed_passes_over_are_no_success(
+    site: Site, database: str, tmp_path: Path
+) -> None:
+    """It reads those of one series, and says nothing of the others' doses."""
+    images = toshiba.study(uid="2.25.78")
+    more = toshiba.written(toshiba.dose_screen("2.25.78", [toshiba.Scan(9.5, 309.5)]))
+    folder = folder_of([*images, more], tmp_path / "study")
+    with real.a_worker(site, database) as worker:
+        outcome = worker.import_study(bytes(folder), Importer.CTTOSHIBA)
+    assert isinstance(outcome, Failed)
+    assert outcome.reason is Reason.SEVERAL_DOSE_SCREENS
+    assert studies(site, database) == []
 
 
 def test_missing_tools_are_named(site: Site, database: str, tmp_path: Path) -> None:
