@@ -128,6 +128,7 @@ class Mode(Enum):
     DIES = "dies before it has committed"
     DIES_LATE = "dies when it has committed"
     GOES_AWAY = "goes away in the middle"
+    NO_ROOM = "has no room for what it writes beside the files"
 
 
 _TROUBLES: dict[Mode, Outcome] = {
@@ -136,6 +137,7 @@ _TROUBLES: dict[Mode, Outcome] = {
     Mode.BAD_VALUE: Failed(reason=Reason.BAD_VALUE),
     Mode.DIES: Vanished(detail=""),
     Mode.GOES_AWAY: Failed(reason=Reason.DATABASE_UNREACHABLE),
+    Mode.NO_ROOM: Failed(reason=Reason.DISK_FULL),
 }
 
 

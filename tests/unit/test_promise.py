@@ -393,7 +393,7 @@ JOURNEYS: dict[str, Journey] = {
     "gathered": _are_gathered,
     "gathered, one still open when their turn comes": _are_gathered_while_one_is_open,
     "gathered, and breaks off": _in_mood(Mode.HICCUP, _are_gathered),
-    **{mode.value: _in_mood(mode) for mode in Mode if mode is not Mode.WORKS},
+    **{mode.value: _in_mood(mode) for mode in Mode if mode not in (Mode.WORKS, Mode.NO_ROOM)},
 }
 if os.environ.get("OPENREM_INGEST_DEEP") == "1":  # minutes more, and by hand
     JOURNEYS["gathered, one sent again in mid-import"] = _are_gathered_in_part
@@ -431,6 +431,17 @@ def test_a_full_disk_at_every_step_of_a_journey(journey: Journey, tmp_path: Path
         _ends_well(world)
         if len(steps.taken) <= number:
             return
+
+
+def test_a_study_waits_for_room_however_long_that_takes(tmp_path: Path) -> None:
+    world = _with(_are_gathered, tmp_path / "world")
+    world.openrem.modes = [Mode.NO_ROOM] * (3 * RETRY.attempts)
+    for _ in range(4 * RETRY.attempts):
+        world.ahead_s += ALL_DUE_S
+        _everything(world, world.living())
+    assert world.openrem.modes == []
+    assert world.in_quarantine() == []
+    _ends_well(world)
 
 
 def test_no_study_has_its_turn_before_all_was_looked_through(tmp_path: Path) -> None:
