@@ -34,7 +34,7 @@ from ingest.model import (
 )
 
 NEVER = 9e15  # seconds since the epoch
-GATHER = "~"  # before the order of what waits for the rest of its study: behind all dates
+GATHER = "~~"  # before the order of what waits for the rest of its study: behind all others
 CONFIRMED_S = 86400.0
 
 _COLUMNS = (
