@@ -13,8 +13,8 @@ A file's journey, and the module to read for each step:
 
 engine.py takes one file through an import, or all images of a study together when gather.py says
 that it is their turn; intake.py decides whether it is one; both stand on context.py. rulings.py
-carries out what a rule says. setback.py, breaker.py, policy.py and housekeeping.py say what happens
-when things go wrong. quarantine.py lists what was refused and
+carries out what a rule says, verdicts.py what an import came to. setback.py, breaker.py, policy.py
+and housekeeping.py say what happens when things go wrong. quarantine.py lists what was refused and
 brings it back, upkeep.py deletes what is too old, bundle.py packs what a rule keeps. lookout.py
 chooses what to look at next; presence.py tells it which folders are there, missed.py whether events
 still come. disks.py warns of full disks, locks.py keeps others off. service.py runs it all;

@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from ingest import claim, dispose, files, gather, leases, log, policy, sizes
+from ingest import claim, files, gather, leases, log, policy, sizes
 from ingest.breaker import Breaker
 from ingest.claim import Claim
-from ingest.context import Context, Ended, Inbox, Rulebook, words
+from ingest.context import Context, Ended, Inbox, Rulebook
 from ingest.errors import (
     HINDRANCES,
     Changed,
@@ -47,13 +47,13 @@ from ingest.model import (
     Shortfall,
     SizesDone,
     Snapshot,
-    State,
     StudyDone,
     StudyOutcome,
     Vanished,
 )
 from ingest.openrem.importers import OpenRem
 from ingest.setback import LOOK_AGAIN_S, Setbacks
+from ingest.verdicts import Verdicts
 from ingest.verify import Proof, verify, verify_sizes
 
 _log = log.get(__name__)
@@ -122,7 +122,6 @@ class Engine:
             look_again_s=min(LOOK_AGAIN_S, retry.maximum_s),
             at_most_s=retry.maximum_s,
         )
-        self._retry = retry
         self._work = work
         self._picking = threading.Lock()
         self._had_study = False  # at the last turn: then files that come alone go first
@@ -130,6 +129,7 @@ class Engine:
         self.inboxes = context.inboxes
         self.stopping = context.stopping
         self.breaker = Breaker(ledger, clock, context.stopping)
+        self._verdicts = Verdicts(context, self._setbacks, self.breaker, retry)
         self.intake = Intake(context, self._setbacks)
         self.house = Housekeeping(context, self._setbacks)
 
@@ -205,7 +205,7 @@ class Engine:
         except Changed:
             self._setbacks.start_again(job, claimed)
         except OpenRemUnreachable as trouble:
-            self._stop_intake(job, claimed, trouble.reason, trouble.detail)
+            self._verdicts.stop_intake(job, claimed, trouble.reason, trouble.detail)
         except FileProblem as problem:
             claim.release(claimed)  # it may have come as far as that
             self._setbacks.leave_for_now(inbox, job, problem)
@@ -283,13 +283,13 @@ class Engine:
                 verdict = verify_sizes(handed.held, handed.rows, inbox.sizes, facts)
                 self._conclude(inbox, job, claimed, verdict, facts.warnings, began)
             case Failed(reason=reason, detail=detail):
-                self._failed(inbox, job, claimed, Shortfall(reason=reason, detail=detail))
+                self._verdicts.failed(inbox, job, claimed, Shortfall(reason=reason, detail=detail))
             case Vanished(detail=detail):
                 if self.stopping.is_set():
                     self._setbacks.back(job, claimed)  # we broke it off ourselves
                     return
                 shortfall = Shortfall(reason=Reason.WORKER_DIED, detail=detail)
-                self._failed(inbox, job, claimed, shortfall)
+                self._verdicts.failed(inbox, job, claimed, shortfall)
 
     def _conclude(
         self,
@@ -303,43 +303,9 @@ class Engine:
         for warning in warnings:
             _log.warning("import.warning", **self.context.who(job), warning=warning)
         if isinstance(verdict, Proof):
-            self._finish(inbox, job, claimed, verdict, began)
+            self._verdicts.finish(inbox, job, claimed, verdict, began)
         else:
-            self._failed(inbox, job, claimed, verdict)
-
-    def _finish(self, inbox: Inbox, job: Job, claimed: Claim, proof: Proof, began: float) -> None:
-        """With the proof in the ledger, dispose of the file as its folder says."""
-        told = job.reason
-        self.context.ledger.proven(job, proof.evidence, self.context.now())
-        job = self.context.ledger.get(job.id)
-        now_at = b""
-        try:
-            if inbox.after == "delete":
-                dispose.delete(claimed, proof, local=inbox.is_local)
-            elif inbox.after == "archive":
-                assert inbox.archive is not None  # noqa: S101 - the configuration demands it
-                self.context.check_target(inbox.archive_at)
-                today = self.context.today()
-                now_at = dispose.archive(claimed, proof, inbox.archive, today, local=inbox.is_local)
-        except Changed:
-            self._setbacks.start_again(job, claimed)
-            return
-        except OSError as error:
-            self._setbacks.cannot_move(job, claimed, error, told)
-            return
-        self._setbacks.moved(inbox)
-        self.context.ledger.end(job, State.DONE, self.context.now())
-        self.context.emptied(inbox, job.path)
-        _log.info(
-            "file.imported",
-            **self.context.who(job),
-            outcome="already there" if proof.already else "imported",
-            importer=job.importer.value if job.importer else None,
-            evidence=proof.evidence,
-            **_counts(proof),
-            seconds=round(self.context.now() - began, 3),
-        )
-        self.context.tell(inbox, job, State.DONE, already=proof.already, now_at=now_at)
+            self._verdicts.failed(inbox, job, claimed, verdict)
 
     # -- images that are imported together ------------------------------------------------------
 
@@ -471,7 +437,7 @@ class Engine:
         """As `_stop_intake`, once for all of them."""
         first, *others = images
         try:
-            self._stop_intake(first.job, first.claimed, reason, detail)
+            self._verdicts.stop_intake(first.job, first.claimed, reason, detail)
         finally:
             self._back_together(others)
 
@@ -521,7 +487,7 @@ class Engine:
             assert image.job.header is not None  # noqa: S101 - see _import
             verdict = verify(held, image.job.header, importer, facts[image.name])
             if isinstance(verdict, Proof):
-                self._finish(image.inbox, image.job, image.claimed, verdict, began)
+                self._verdicts.finish(image.inbox, image.job, image.claimed, verdict, began)
             else:
                 short.setdefault(verdict, []).append(image)
         for shortfall, of_these in short.items():
@@ -533,71 +499,4 @@ class Engine:
         deaths = max(image.job.deaths for image in images)
         for image in images:
             job = replace(image.job, attempts=attempts, deaths=deaths)
-            self._failed(image.inbox, job, image.claimed, shortfall)
-
-    # -- what a failure leads to ------------------------------------------------------------------
-
-    def _failed(self, inbox: Inbox, job: Job, claimed: Claim, shortfall: Shortfall) -> None:
-        if shortfall.reason is Reason.HELD_IN_PART and job.reason is Reason.NOT_HELD:
-            # The part is of our own last attempt, not of an import by somebody else.
-            shortfall = Shortfall(reason=Reason.NOT_HELD, detail=shortfall.detail)
-        step = policy.after_failure(
-            shortfall.reason,
-            attempts=job.attempts,
-            deaths=job.deaths,
-            policy=self._retry,
-            is_overdue=self._is_overdue(inbox, job),
-        )
-        match step:
-            case policy.StopIntake():
-                self._stop_intake(job, claimed, shortfall.reason, shortfall.detail)
-            case policy.GiveUp():
-                self._setbacks.refuse_claimed(inbox, job, claimed, shortfall)
-            case policy.Again(delay_s=delay_s, attempts=attempts, deaths=deaths):
-                _log.warning(
-                    "file.will-retry",
-                    **self.context.who(job),
-                    **words(shortfall.reason, shortfall.detail),
-                    attempt=attempts,
-                    retry_in_s=round(delay_s, 1),
-                )
-                self._setbacks.back(
-                    job,
-                    claimed,
-                    reason=shortfall.reason,
-                    detail=shortfall.detail,
-                    not_before=self.context.now() + delay_s,
-                    attempts=attempts,
-                    deaths=deaths,
-                )
-                if shortfall.reason is Reason.CHANGED:  # what we know of it is out of date
-                    self.context.see_again(self.context.ledger.get(job.id), job.snapshot)
-            case _:
-                assert_never(step)
-
-    def _is_overdue(self, inbox: Inbox, job: Job) -> bool:
-        """Has a table waited long enough? The ctime of its first sight tells when it came."""
-        if inbox.sizes is None or inbox.sizes.wait_s is None:
-            return True
-        return self.context.now() - job.snapshot.ctime_ns / 1e9 > inbox.sizes.wait_s
-
-    def _stop_intake(self, job: Job, claimed: Claim, reason: Reason, detail: str) -> None:
-        """OpenREM is away: the file goes back, and nothing new is begun."""
-        wait_s = 0.0
-        try:
-            wait_s = self.breaker.open(reason, detail, by_import=True)
-        finally:
-            self._setbacks.back(
-                job,
-                claimed,
-                reason=reason,
-                detail=detail,
-                not_before=self.context.now() + min(wait_s, self._retry.maximum_s),
-            )
-
-
-def _counts(proof: Proof) -> dict[str, int]:
-    """What the log tells of a table."""
-    if proof.rows is None or proof.unmatched is None:
-        return {}
-    return {"rows": proof.rows, "unmatched": proof.unmatched}
+            self._verdicts.failed(image.inbox, job, image.claimed, shortfall)

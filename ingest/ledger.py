@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass
 
 from ingest.config import BY_HAND
 from ingest.errors import HINDRANCES, IngestError, Reason
-from ingest.ledger_file import LedgerFile, digest, stored
+from ingest.ledger_file import digest, stored
+from ingest.ledger_notes import Notes
 from ingest.model import (
     GATHERED,
     IN_HAND,
@@ -35,7 +36,6 @@ from ingest.model import (
 
 NEVER = 9e15  # seconds since the epoch
 GATHER = "~~"  # before the order of what waits for the rest of its study: behind all others
-CONFIRMED_S = 86400.0
 
 _COLUMNS = (
     "id, drop_name, path, device, inode, size, mtime_ns, ctime_ns, state, header, importer, "
@@ -57,7 +57,7 @@ class Tally:
     count: int
 
 
-class Ledger(LedgerFile):
+class Ledger(Notes):
     """The ledger, opened."""
 
     def find(self, path: bytes) -> Job | None:
@@ -497,43 +497,6 @@ class Ledger(LedgerFile):
             raise Overtaken(f"job {job.id} is no longer {job.state.name}")
         _record(connection, self.get(job.id), now)
 
-    # -- folders -----------------------------------------------------------------------------
-
-    def emptied(self, folder: bytes, now: float) -> None:
-        """Remember a sub-folder from which a file was taken: it may be removed once empty."""
-        with self.writing() as connection:
-            connection.execute(
-                "INSERT INTO folder VALUES (?, ?) ON CONFLICT DO UPDATE SET emptied_at = ?",
-                (folder, now, now),
-            )
-
-    def folders_to_tidy(self, before: float) -> list[bytes]:
-        """Sub-folders that nothing was taken from since ``before``, deepest first."""
-        rows = self.rows(
-            "SELECT path FROM folder WHERE emptied_at <= ? ORDER BY length(path) DESC", (before,)
-        )
-        return [row[0] for row in rows if isinstance(row[0], bytes)]
-
-    def tidied(self, folder: bytes) -> None:
-        """Forget a sub-folder."""
-        with self.writing() as connection:
-            connection.execute("DELETE FROM folder WHERE path = ?", (folder,))
-
-    def stands(self, folder: bytes, now: float) -> None:
-        """Remember a sub-folder that was empty before any file came: someone prepared it."""
-        known = self.rows("SELECT at FROM standing WHERE digest = ?", (digest(folder),))
-        if known and now - float(str(known[0][0])) < CONFIRMED_S:
-            return  # every sweep confirms it; once a day is enough to write it down
-        with self.writing() as connection:
-            connection.execute(
-                "INSERT INTO standing VALUES (?, ?) ON CONFLICT DO UPDATE SET at = excluded.at",
-                (digest(folder), now),
-            )
-
-    def is_standing(self, folder: bytes) -> bool:
-        """Did someone prepare this sub-folder?"""
-        return bool(self.rows("SELECT 1 FROM standing WHERE digest = ?", (digest(folder),)))
-
     # -- what status shows --------------------------------------------------------------------
 
     def tallies(self) -> list[Tally]:
@@ -586,20 +549,6 @@ class Ledger(LedgerFile):
             (float(str(at)), State[str(state)], _reason(reason), str(detail))
             for at, state, reason, detail in rows
         ]
-
-    def say(self, key: str, value: str, now: float) -> None:
-        """Leave word for ``status``: for example OpenREM's health as the service sees it."""
-        with self.writing() as connection:
-            connection.execute(
-                "INSERT INTO service VALUES (?, ?, ?) "
-                "ON CONFLICT DO UPDATE SET value = excluded.value, at = excluded.at",
-                (key, value, now),
-            )
-
-    def said(self, key: str) -> tuple[str, float] | None:
-        """The word left under this key, and when."""
-        rows = self.rows("SELECT value, at FROM service WHERE key = ?", (key,))
-        return (str(rows[0][0]), float(str(rows[0][1]))) if rows else None
 
 
 def _job(row: Sequence[object], path: bytes | None = None) -> Job:

@@ -24,6 +24,7 @@ OF_OBJECTS = tuple(one for one in Importer if one is not Importer.PTSIZECSV)  # 
 
 # What these import is no single object but all images of a study, once it is quiet.
 GATHERED = frozenset({Importer.CTTOSHIBA})
+ONE_BY_ONE = tuple(one for one in OF_OBJECTS if one not in GATHERED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,8 +58,6 @@ _FILTER_FORM = re.compile(
     r"then return false else return true end end"
 )
 
-_TOSHIBA = "cttoshiba"
-_HAS_TOSHIBA = _TOSHIBA in {importer.value for importer in Importer}  # not in this version
 
 _FILTERED = """
 function ReceivedInstanceFilter(dicom)
@@ -113,7 +111,6 @@ class _Carrier:
         self.lost: list[Finding] = []
         self.told: list[Finding] = []
         self.received: tuple[str, ...] = ()
-        self._is_toshiba_used = False
 
     def python(self) -> str:
         setting = self._script.settings.get("python_executable")
@@ -261,19 +258,17 @@ class _Carrier:
         if not self._is_on("use_toshiba_ct_extractor", "no Toshiba extractor is used"):
             return ()
         pairs = tuple(self._pairs())
-        self._is_toshiba_used = bool(pairs)
-        if _HAS_TOSHIBA:
-            return toshiba_rules([pair for pair, _line in pairs])
-        for (make, model), line in pairs:
-            self._lose(
-                f"toshiba_extractor_systems (line {line}): {make}, {model} is not carried over",
-                "OpenREM's Toshiba extractor can't be called by this version: CT images of this "
-                "system go to quarantine as unsupported-object, and nothing is lost",
-                "leave this system with Orthanc for now, or have it send dose reports",
+        if pairs:
+            self.told.append(
+                note(
+                    "CT images of toshiba_extractor_systems are gathered study by study",
+                    "OpenREM reads them with Java and PixelMed, which must be installed where it "
+                    "runs; a scanner's own dose reports are better, if it can send them",
+                )
             )
-        return ()
+        return toshiba_rules(pairs)
 
-    def _pairs(self) -> Iterator[tuple[tuple[str, str], int]]:
+    def _pairs(self) -> Iterator[tuple[str, str]]:
         setting = self._list("toshiba_extractor_systems")
         if setting is None or not isinstance(setting.value, tuple):
             return
@@ -281,7 +276,7 @@ class _Carrier:
             if isinstance(one, tuple) and len(one) > 1:
                 make, model = one[0], one[1]
                 if isinstance(make, str) and isinstance(model, str):
-                    yield (make, model), setting.line
+                    yield make, model
                     continue
             self._lose(
                 f"{_at(setting)}: {one!r} is no pair of a make and a model",
@@ -294,9 +289,6 @@ class _Carrier:
         images = [one for one in self.received or ("CT",) if one not in BY_MODALITY]
         if not images:
             return
-        also = ""
-        if self._is_toshiba_used and not _HAS_TOSHIBA:
-            also = " (it takes the images of toshiba_extractor_systems, too)"
         listed = ", ".join(f'"{one}"' for one in images)
         self.told.append(
             note(
@@ -305,7 +297,7 @@ class _Carrier:
                 "that may be much: a CT study of 1000 images is some 500 MB, and nothing leaves "
                 "quarantine by itself",
                 "leave it so if few are sent; or write keep_days = 7 under [quarantine]; or, if "
-                f"they are not wanted, write this behind all other rules{also}:\n[[rule]]\n"
+                f"they are not wanted, write this behind all other rules:\n[[rule]]\n"
                 'name = "images that OpenREM can\'t read"\n'
                 f'match = {{ importer = "none", Modality = [{listed}] }}\nthen = "ignore"',
             )
@@ -461,7 +453,7 @@ def toshiba_rules(pairs: Collection[tuple[str, str]]) -> tuple[NewRule, ...]:
                 ("Manufacturer", (glob.escape(make),)),
                 ("ManufacturerModelName", (glob.escape(model),)),
             ),
-            then=f"import:{_TOSHIBA}",
+            then=f"import:{Importer.CTTOSHIBA.value}",
             why="toshiba_extractor_systems of the script.",
         )
         for number, (make, model) in enumerate(pairs, start=1)

@@ -14,7 +14,7 @@ from pydicom.filereader import read_partial
 
 from ingest import config, dicom, lua, orthanc, parts, setup_file
 from ingest.findings import Finding
-from ingest.model import Decision, Header, Ignore, Import, Keep, Reject
+from ingest.model import Decision, Header, Ignore, Import, Importer, Keep, Reject
 from ingest.openrem.site import Site
 from ingest.rules import Condition, Rule, Then, decide, keywords_of
 from ingest.setup import Carried, NewDrop, NewRule, Setup, usual_drops
@@ -128,7 +128,8 @@ def at_once(rules: Sequence[NewRule]) -> Ours:
             Rule(
                 name=rule.name,
                 conditions=tuple(Condition(subject=s, patterns=p) for s, p in rule.match),
-                then=Then(rule.then),
+                then=Then(rule.then.partition(":")[0]),
+                importer=Importer(rule.then.partition(":")[2]) if ":" in rule.then else None,
                 into=b"/x" if rule.into else None,
             )
             for rule in rules
@@ -337,23 +338,31 @@ DIFFERENT = [
         tags(SOPClassUID=STORAGE + "1.1", Modality="RF"),
     ),
     Differs(
-        "OpenREM's Toshiba extractor can't be called by this version",
-        "cttoshiba",
-        "refused",
-        tags(
-            SOPClassUID=STORAGE + "2",
-            Modality="CT",
-            Manufacturer="TOSHIBA",
-            ManufacturerModelName="Aquilion",
-        ),
-    ),
-    Differs(
         "one of several software versions is on the list: set aside for a look",
         "dx",
         "refused",
         tags(SoftwareVersions="1.0\\VIXWIN Platinum v3.3"),
     ),
 ]
+
+
+@pytest.mark.parametrize("tail", ["2", "7"])  # slices, and the dose screen among them
+@pytest.mark.parametrize(
+    ("maker", "model", "word"),
+    [
+        ("TOSHIBA", "Aquilion", "cttoshiba"),
+        ("ge medical systems", "DISCOVERY STE", "cttoshiba"),
+        ("TOSHIBA", "Aquilion ONE", "refused"),
+        ("TOSHIBA", "Discovery STE", "refused"),
+    ],
+)
+def test_ct_images_of_the_listed_systems_go_to_the_toshiba_extractor(
+    script: OrthancScript, ours: Ours, tail: str, maker: str, model: str, word: str
+) -> None:
+    case = tags(
+        SOPClassUID=STORAGE + tail, Modality="CT", Manufacturer=maker, ManufacturerModelName=model
+    )
+    assert script.outcome(case) == ours.outcome(case) == word
 
 
 @pytest.mark.parametrize("row", DIFFERENT, ids=lambda row: row.because)
@@ -568,7 +577,7 @@ def test_all_but_some_words(words: set[str], text: str) -> None:
 
 def lost_of(text: str) -> list[Finding]:
     """What is told beyond what is told of the script as it is."""
-    return [one for one in carried(text).lost if "toshiba_extractor_systems" not in one.what]
+    return list(carried(text).lost)
 
 
 @pytest.mark.parametrize(
@@ -649,19 +658,8 @@ def test_other_modalities_that_are_received_make_another_rule(site: Site, tmp_pa
             assert ours.outcome(case) == script.outcome(case), modality
 
 
-def test_toshiba_pairs_become_rules_once_openrems_extractor_can_be_called(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Until then each pair is told of."""
+def test_toshiba_pairs_become_rules(site: Site) -> None:
     text = edited(script_of(site), toshiba_extractor_systems="{{'GE [x]', 'STE'}, {'a'}}")
-    monkeypatch.setattr(orthanc, "_HAS_TOSHIBA", False)
-    found = carried(text)
-    assert not any(rule.then.startswith("import") for rule in found.rules)
-    assert "toshiba_extractor_systems (line 62): GE [x], STE is not carried over" in [
-        one.what for one in found.lost
-    ]
-
-    monkeypatch.setattr(orthanc, "_HAS_TOSHIBA", True)
     found = carried(text)
     last = found.rules[-1]
     assert last.then == "import:cttoshiba"
@@ -709,8 +707,7 @@ def test_the_rule_that_may_be_copied_is_of_the_modalities_that_come_in(site: Sit
     assert '["CT"]' in rule_told(carried(text.replace("(mod ~= 'SR')", "(mod == nil)")))
     few = text.replace("(mod ~= 'CT') and ", "").replace(" and (mod ~= 'XA') and (mod ~= 'RF')", "")
     assert not any("go to quarantine;" in one.what for one in carried(few).told)
-    told = [one for one in carried(script_of(site)).told if "go to quarantine;" in one.what]
-    assert "takes the images of toshiba_extractor_systems, too" in told[0].next
+    assert any("gathered study by study" in one.what for one in carried(script_of(site)).told)
 
 
 # -- in the script's place -------------------------------------------------------------------------

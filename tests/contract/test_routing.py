@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import UID
 
 from ingest import dicom, routing
-from ingest.model import OF_OBJECTS, Done, Import, Importer, Outcome
+from ingest.model import ONE_BY_ONE, Done, Import, Importer, Outcome
 from ingest.openrem.importers import Worker
 from ingest.openrem.site import Site, query
 from tests.contract import real
@@ -102,7 +102,7 @@ def test_what_is_made_goes_where_openrems_own_extractors_take_it(
         for name, (sample, change) in MADE.items():
             path = variant(sample, tmp_path / "x.dcm", change)
             ours = routed(path)
-            taken = accepting(worker, path, sorted(OF_OBJECTS, key=lambda one: one is ours))
+            taken = accepting(worker, path, sorted(ONE_BY_ONE, key=lambda one: one is ours))
             if taken != ({ours} if ours else set()):
                 wrong[name] = (ours, taken)
     assert wrong == {}
@@ -114,7 +114,7 @@ def test_no_other_extractor_takes_an_object_of_openrems_own_tests(
 ) -> None:
     """Called plainly. That the chosen one does is shown with all of them in test_corpus.py."""
     chosen = list(real.not_too_large(corpus).values())
-    others = [(one, path) for path in chosen for one in OF_OBJECTS if one is not routed(path)]
+    others = [(one, path) for path in chosen for one in ONE_BY_ONE if one is not routed(path)]
     assert len(others) == (len(chosen) - 1) * 4 + 5
     real.plain_import(site, database, others)
     assert query(site, "SELECT count(*) FROM remapp_generalstudymoduleattr", database) == [("0",)]

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from ingest.errors import Reason
 from ingest.history import PAGE, Departure, History, Query
-from ingest.ledger import CONFIRMED_S, Ledger
+from ingest.ledger import Ledger
 from ingest.ledger_file import _UPGRADES, digest
+from ingest.ledger_notes import CONFIRMED_S
 from ingest.model import LIVE, Importer, Job, Snapshot, State
 from tests.strategies import a_header, a_snapshot, snapshots
 
