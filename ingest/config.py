@@ -5,6 +5,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -20,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
+from pydicom._uid_dict import UID_dictionary
 from pydicom.datadict import dictionary_VR, keyword_dict, tag_for_keyword
 
 from ingest.errors import ConfigError
@@ -75,6 +77,7 @@ Days = Annotated[int, Field(ge=1, le=36500)]
 # Keys of the design that a later version will know: (table, key).
 _PLANNED = frozenset({("openrem", "command"), ("openrem", "paths")})
 
+_UID_LIKE = re.compile(r"[0-9.*?\[\]!-]+")
 MAX_NAME = 100  # characters, of a rule's name
 IMPORT = "import:"  # and the importer's name, as a rule's `then`
 _CLAIMS = ".ingest"  # in each drop folder: what is worked on
@@ -154,7 +157,7 @@ class Drop(_Table):
     columns: Columns | None = None
     study_uid: bool = False  # the ids are Study Instance UIDs, else accession numbers
     overwrite: bool = False  # sizes that OpenREM already has
-    unmatched: Literal["accept", "wait"] = "accept"  # rows whose study OpenREM doesn't have
+    unmatched: Literal["accept", "wait"] = "wait"  # rows whose study OpenREM doesn't have
     wait_days: Days = 30  # with unmatched = "wait"; then the file is quarantined
 
     @model_validator(mode="after")
@@ -213,6 +216,18 @@ def _subject(word: str) -> str:
 
 def _patterns(given: object) -> object:
     return (given,) if isinstance(given, str) else given
+
+
+def _check_there_is(key: str, pattern: str, known: list[str] | None) -> None:
+    """Raise `ValueError` if a pattern is like nothing that can be asked about."""
+    if known is None or _UID_LIKE.fullmatch(pattern):  # classes of vendors' own are in no list
+        return
+    lower = {name.casefold(): name for name in known}
+    if any(fnmatchcase(name, pattern.casefold()) for name in lower):
+        return
+    near = difflib.get_close_matches(pattern.casefold(), lower, n=1, cutoff=0.4)
+    hint = f"did you mean {lower[near[0]]!r}?" if near else "correct it"
+    raise ValueError(f"{key}: there is nothing like {pattern!r}. Next: {hint}")
 
 
 def _rule_name(name: str) -> str:
@@ -361,6 +376,20 @@ class Settings(_Table):
             taken.add(name)
             drops.append({**drop, "name": name})
         return {**data, "drop": drops}
+
+    @model_validator(mode="after")
+    def _rules_name_what_there_is(self) -> "Settings":
+        """A rule that never matches would be found out only by what it did not do."""
+        known: dict[str, list[str] | None] = {
+            "drop": [drop.name for drop in self.drop] or None,
+            "importer": [*(one.value for one in OF_OBJECTS), "none"],
+            "sop_class": [*UID_dictionary, *(entry[0] for entry in UID_dictionary.values())],
+        }
+        for number, rule in enumerate(self.rule, start=1):
+            for subject, patterns in rule.match.items():
+                for pattern in patterns:
+                    _check_there_is(f"rule[{number}].match.{subject}", pattern, known.get(subject))
+        return self
 
     @model_validator(mode="after")
     def _rules_have_their_own_names(self) -> "Settings":

@@ -46,7 +46,7 @@ def carry(ini: DicomIni, *, folder: str) -> FromConquest:
         calls = tuple(_calls(converter))
         is_import = any("openrem" in call.lower() for call in calls)
         if calls and not is_import:
-            lost.append(_maybe_twice(converter, calls))
+            lost.append(_of_calls(converter, calls))
         if not (converter.folder or converter.file or is_import):
             continue
         drop, problem = _drop_of(converter, folder)
@@ -55,7 +55,7 @@ def carry(ini: DicomIni, *, folder: str) -> FromConquest:
         if problem is not None:
             lost.append(problem)
         if is_import:
-            lost.append(_twice(converter, calls))
+            lost.append(_of_calls(converter, calls))
         if problem is not None or is_import:
             replaced.append(Replaced(converter=converter, drop=drop))
     carried = Carried(drops=tuple(drops.values()), lost=tuple(lost))
@@ -109,6 +109,18 @@ def _together(first: NewDrop, second: NewDrop) -> NewDrop:
     expect = tuple(dict.fromkeys((*first.expect, *second.expect)))
     why = " ".join(dict.fromkeys((first.why, second.why)))
     return NewDrop(path=first.path, expect=expect, why=why)
+
+
+def calls_in(ini: DicomIni) -> Iterator[Finding]:
+    """The converters that call programs: OpenREM's import would be called twice."""
+    for converter in ini.converters:
+        if calls := tuple(_calls(converter)):
+            yield _of_calls(converter, calls)
+
+
+def _of_calls(converter: Converter, calls: tuple[str, ...]) -> Finding:
+    is_import = any("openrem" in call.lower() for call in calls)
+    return (_twice if is_import else _maybe_twice)(converter, calls)
 
 
 def _calls(converter: Converter) -> Iterator[str]:

@@ -288,9 +288,9 @@ class _Table:
         records = self._records(self._separator())
         titles = next(records)
         places = [titles.index(title) for title in self._wanted.titles]
-        count, cut = 0, 0
+        count, cut, any_row = 0, 0, False
         for record in records:
-            cut = 0
+            cut, any_row = 0, True
             if len(record) < len(titles):
                 cut = self._number
                 self._faults.add("fewer fields than there are titles", self._number)
@@ -301,6 +301,8 @@ class _Table:
                 if count > MAX_ROWS:
                     raise Unusable(Reason.TOO_MANY_ROWS, f"more than {MAX_ROWS} rows with sizes")
                 yield row
+        if not any_row:  # the titles may have come first
+            raise Unusable(Reason.EMPTY, "no row below the titles", can_improve=True)
         if self._faults.counts:
             raise Unusable(Reason.BAD_ROWS, str(self._faults), can_improve=bool(cut))
 

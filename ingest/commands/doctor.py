@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from ingest import config, log, parts
+from ingest import config, converters, log, parts
 from ingest.commands.show import now
 from ingest.config import Settings
 from ingest.dicom_ini import DicomIni, Surroundings, lint, parse
@@ -239,7 +239,8 @@ def _conquest(dicom_ini: Path, settings: Settings | None) -> Iterable[Finding]:
             )
         ]
     ini = parse(text)
-    return lint(ini, _around(ini, settings) if settings is not None else None)
+    around = _around(ini, settings) if settings is not None else None
+    return [*lint(ini, around), *converters.calls_in(ini)]
 
 
 def _around(ini: DicomIni, settings: Settings) -> Surroundings:

@@ -61,7 +61,7 @@ def is_tidy(folder: Path) -> bool:
 
 def test_sizes_come_to_their_studies_and_no_patient_data_anywhere_else(ground: Ground) -> None:
     """Each table goes its way; an object among them is imported as what it is."""
-    folder = serve_tables(ground)
+    folder = serve_tables(ground, 'unmatched = "accept"')
     for number in (1, 2):
         ground.put("dx", f"{number}.dcm", without_sizes(f"{MARK}{number}"))
     stray = without_sizes(f"{MARK}3")
@@ -133,7 +133,7 @@ def test_a_table_waits_for_its_studies(ground: Ground) -> None:
 
 def test_killed_once_openrem_has_committed_it_is_imported_once(ground: Ground) -> None:
     """The service is killed before it heard of it; the next one finds that all is held."""
-    folder = serve_tables(ground)
+    folder = serve_tables(ground, 'unmatched = "accept"')
     mark = ground.root / "hold"
     mark.touch()
     ground.patch_openrem(_HOLDS.format(mark=str(mark)))

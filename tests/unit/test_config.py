@@ -153,7 +153,7 @@ def test_state_belongs_to_the_machine_or_to_the_user(monkeypatch: pytest.MonkeyP
 
 
 def test_a_folder_may_have_tables_of_sizes(file: Path) -> None:
-    settings = loaded(file, SIZES + 'unmatched = "wait"\noverwrite = true\nstudy_uid = true\n')
+    settings = loaded(file, SIZES + "overwrite = true\nstudy_uid = true\n")
     (inbox,) = parts.inboxes_of(settings)
     assert inbox.sizes == SizesWanted(
         id_title="A",
@@ -163,7 +163,7 @@ def test_a_folder_may_have_tables_of_sizes(file: Path) -> None:
         overwrite=True,
         wait_s=30 * 86400.0,
     )
-    (plain,) = parts.inboxes_of(loaded(file, SIZES))
+    (plain,) = parts.inboxes_of(loaded(file, SIZES + 'unmatched = "accept"\n'))
     assert plain.sizes == SizesWanted(id_title="A", height_title="H", weight_title="W")
     (objects,) = parts.inboxes_of(loaded(file, DROP))
     assert objects.sizes is None
@@ -217,7 +217,11 @@ WRONG = [
     Wrong(DROP + 'kind = "ptsizecsv"\n', "drop[1]", "needs the key columns: the titles of three"),
     Wrong(DROP + COLUMNS, "drop[1]", 'columns: goes only with kind = "ptsizecsv". Next: remove'),
     Wrong(DROP + "overwrite = true\n", "drop[1]", 'overwrite: goes only with kind = "ptsizecsv"'),
-    Wrong(SIZES + "wait_days = 3\n", "drop[1]", 'wait_days: goes only with unmatched = "wait"'),
+    Wrong(
+        SIZES + 'unmatched = "accept"\nwait_days = 3\n',
+        "drop[1]",
+        'wait_days: goes only with unmatched = "wait"',
+    ),
     Wrong(SIZES + 'unmatched = "no"\n', "drop[1].unmatched", "Next: use 'accept' or 'wait'"),
     Wrong(SIZES.replace('"W"', '"H"'), "drop[1].columns", "two have the same title"),
     Wrong(SIZES.replace('"W"', '" "'), "drop[1].columns.weight", "must be the title of a column"),
@@ -428,3 +432,33 @@ def test_no_drop_folder_lies_where_a_rule_moves_files_by_their_date(file: Path, 
     assert "rule[1].into" in said
     file.write_text(a_rule(then='"keep"', into='"/k"').replace("/d/a", "/k/dx"))
     assert load(file).rule
+
+
+@pytest.mark.parametrize(
+    ("match", "words"),
+    [
+        ('{ drop = "dxx" }', "did you mean"),
+        ('{ drop = ["a", "b"] }', "nothing like 'b'"),
+        ('{ importer = "rdrs" }', "did you mean 'rdsr'?"),
+        ('{ sop_class = "Enhanced SR" }', "did you mean 'Enhanced SR Storage'?"),
+    ],
+)
+def test_a_rule_that_could_never_match_is_told(file: Path, match: str, words: str) -> None:
+    said = refusal(file, a_rule(match=match))
+
+    assert "rule[1].match." in said
+    assert words in said or "correct it" in said
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        '{ drop = "A" }',
+        '{ drop = "?" }',
+        '{ importer = "none" }',
+        '{ sop_class = "enhanced sr*" }',
+        '{ sop_class = "1.2.840.113619.4.*" }',
+    ],
+)
+def test_one_that_may_is_taken(file: Path, match: str) -> None:
+    assert loaded(file, a_rule(match=match)).rule

@@ -464,7 +464,7 @@ rules = st.lists(
         NewRule,
         name=st.from_regex(r"[a-zé '\\#=\[\]]{1,30}", fullmatch=True).filter(str.strip),
         match=st.dictionaries(
-            st.sampled_from(("PatientName", "StationName", "drop", "sop_class")),
+            st.sampled_from(("PatientName", "StationName", "Modality", "Manufacturer")),
             st.lists(texts, min_size=1, max_size=5).map(tuple),
             min_size=1,
         ).map(lambda match: tuple(match.items())),

@@ -81,7 +81,17 @@ def test_what_is_quoted_may_hold_separators_quotes_and_lines(tmp_path: Path) -> 
 
 def test_rows_without_sizes_say_nothing(tmp_path: Path) -> None:
     assert plain(tmp_path, TITLES + "A1,,\n,,\n\nA2,170,\n") == [["A2", "170", ""]]
-    assert plain(tmp_path, TITLES) == []
+    assert plain(tmp_path, TITLES + ",,\nA1,,\n") == []
+
+
+def test_titles_alone_are_not_a_table_yet(tmp_path: Path) -> None:
+    """Its rows may come later; else it is quarantined as empty."""
+    path = tmp_path / "table"
+    path.write_text(TITLES)
+    found = sizes.look(bytes(path), WANTED)
+    assert not found.structure.is_complete
+    assert found.structure.can_improve
+    assert found.structure.problem is Reason.EMPTY
 
 
 # -- what is not -----------------------------------------------------------------------------------
@@ -294,7 +304,7 @@ _numbers = st.decimals(4, 300, places=2).map(str)
 
 @SHARED
 @given(
-    rows=st.lists(st.tuples(_ids, _numbers, _numbers), max_size=9),
+    rows=st.lists(st.tuples(_ids, _numbers, _numbers), min_size=1, max_size=9),
     separator=st.sampled_from(",;\t"),
     quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
 )
