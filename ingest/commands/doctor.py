@@ -13,12 +13,13 @@ import click
 
 from ingest import config, converters, log, parts
 from ingest.commands.show import now
-from ingest.config import Settings
+from ingest.config import IMPORT, Settings
 from ingest.dicom_ini import DicomIni, Surroundings, lint, parse
 from ingest.doctor import folders, look, openrem
 from ingest.doctor.facts import User
 from ingest.errors import ConfigError, IngestError, OpenRemUnreachable
 from ingest.findings import Finding, Level, error, ok
+from ingest.model import Importer
 from ingest.presence import Presence
 from ingest.watch import is_passed_over
 
@@ -121,7 +122,7 @@ class _Doctor:
             self._say(
                 "OpenREM",
                 lambda: (
-                    *openrem.judge_openrem(facts, user),
+                    *openrem.judge_openrem(facts, user, needs_tools=_gathers(settings)),
                     *(
                         finding
                         for folder in facts.folders
@@ -206,6 +207,11 @@ def _check_whole(settings: Settings) -> None:
     """
     if all(os.path.isdir(os.fsencode(drop.path)) for drop in settings.drop):
         parts.check_folders(settings)
+
+
+def _gathers(settings: Settings) -> bool:
+    """Has a rule the images of Toshiba CTs gathered?"""
+    return any(rule.then == IMPORT + Importer.CTTOSHIBA.value for rule in settings.rule)
 
 
 def _of_configuration(trouble: ConfigError) -> Finding:

@@ -71,8 +71,14 @@ def _with(trouble: OpenRemUnreachable) -> str:
     return f"{trouble.reason.why}{detail}"
 
 
-def judge_openrem(facts: Examined, user: User) -> Iterator[Finding]:
-    """OpenREM as its own process sees it."""
+def judge_openrem(facts: Examined, user: User, *, needs_tools: bool = False) -> Iterator[Finding]:
+    """OpenREM as its own process sees it.
+
+    Args:
+        facts: what it said.
+        user: who asked.
+        needs_tools: a rule has images of Toshiba CTs gathered.
+    """
     yield ok(
         f"OpenREM {facts.openrem} is there (Python {facts.python}, Django {facts.django}), and "
         f"its database {facts.database} answers"
@@ -92,6 +98,15 @@ def judge_openrem(facts: Examined, user: User) -> Iterator[Finding]:
         yield from _settings(facts)
         yield from _skin_maps(facts)
     yield from _folders(facts, user)
+    if needs_tools and facts.no_tools:
+        reason = Reason.TOOLS_MISSING
+        yield error(
+            f"OpenREM can't read images of Toshiba CTs: {facts.no_tools}",
+            "a rule has them imported by cttoshiba; they wait until it can",
+            reason.next_step,
+        )
+    elif needs_tools:
+        yield ok("Java and PixelMed are there, for the images of Toshiba CTs")
 
 
 def _database(facts: Examined) -> Iterator[Finding]:

@@ -90,6 +90,7 @@ class Examined:
     database: str
     folders: tuple[OwnFolder, ...]
     redis: Redis
+    no_tools: str = ""  # what is missing for Toshiba CT images
     server: str = ""  # this and the following: of PostgreSQL only
     read_only: bool = False
     durable: bool = True  # does it survive a power cut?

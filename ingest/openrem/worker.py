@@ -374,6 +374,7 @@ class OpenREM:
                 for name in ("LOG_ROOT", "MEDIA_ROOT")
             ],
             "redis": self._redis(getattr(settings, "HUEY", {})),
+            "no_tools": _why_no_tools(self.extractors["cttoshiba"]),
         }
         if self.connection.vendor != "postgresql":
             return answer
@@ -1013,6 +1014,15 @@ def _tools(settings: Any) -> str:
     if shutil.which(settings.JAVA_EXE) is None:
         raise ToolsMissing("there is no program " + settings.JAVA_EXE)
     return str(jar)
+
+
+def _why_no_tools(settings: Any) -> str:
+    """What is missing for Toshiba CT images; "" if nothing is."""
+    try:
+        _tools(settings)
+    except ToolsMissing as missing:
+        return str(missing)
+    return ""
 
 
 def _run_pixelmed(folder: str, command: str, name: str) -> None:

@@ -207,8 +207,10 @@ def test_missing_tools_are_named(site: Site, database: str, tmp_path: Path) -> N
         worker = worker_with(site, database, root, **settings)
         try:
             outcome = worker.import_study(bytes(folder), Importer.CTTOSHIBA)
+            missing = worker.examine().no_tools
         finally:
             worker.close()
+        assert missing == ("there is no program /no/such/java" if "JAVA_EXE" in settings else "")
         assert isinstance(outcome, Failed)
         assert outcome.reason is Reason.TOOLS_MISSING
         assert words in outcome.detail

@@ -367,3 +367,16 @@ def _is_told(found: list[Finding], level: Level, what: str, next_step: str) -> N
     assert what in bad[0].what
     assert bad[0].why
     assert next_step in bad[0].next
+
+
+def test_what_toshiba_images_need_is_asked_for_where_a_rule_wants_it() -> None:
+    lacking = replace(EXAMINED, no_tools="there is no /usr/share/java/pixelmed.jar")
+
+    def judged(facts: Examined, *, needs_tools: bool) -> list[Finding]:
+        return [*openrem.judge_openrem(facts, USER, needs_tools=needs_tools)]
+
+    assert judged(lacking, needs_tools=False) == judged(EXAMINED, needs_tools=False)
+    (wrong,) = [one for one in judged(lacking, needs_tools=True) if one.level is Level.ERROR]
+    assert "pixelmed.jar" in wrong.what
+    assert "apt-get install default-jre-headless" in wrong.next
+    assert "Java and PixelMed are there" in judged(EXAMINED, needs_tools=True)[-1].what
