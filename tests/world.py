@@ -549,7 +549,7 @@ class World:
         """The refused files."""
         return [
             path
-            for path in (self.root / "failed").rglob("*")
+            for path in sorted((self.root / "failed").rglob("*"))
             if path.is_file() and not path.name.endswith((".why.json", ".part"))
         ]
 

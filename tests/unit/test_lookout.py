@@ -232,15 +232,17 @@ def test_after_an_overflow_all_is_swept_and_it_is_told_once(looking: Looking) ->
     """The kernel's queue holds so many events; what comes then is lost."""
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     reader = looking.reader
-    plain, goes_on = reader.read_events, threading.Event()
+    plain, has_stopped, goes_on = reader.read_events, threading.Event(), threading.Event()
 
     def waits() -> object:
+        has_stopped.set()
         goes_on.wait()
         return plain()
 
     reader.read_events = waits  # type: ignore[method-assign, assignment]
     with capture_logs() as log:
         _wake(looking)
+        assert has_stopped.wait(DEADLINE_S)  # else it may still read what is to overflow
         for number in range(most // 2 + 100):
             (looking.root / f"{number}.part").touch()
         late = [looking.put(f"{number}.dcm") for number in range(20)]
