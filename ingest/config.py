@@ -97,6 +97,9 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Saving = Literal["sleep", "codes", "rows", "names", "reading", "decoding", "memory", "session"]
+
+
 class OpenRem(_Table):
     """`[openrem]`: how OpenREM is called."""
 
@@ -106,6 +109,7 @@ class OpenRem(_Table):
     env: dict[str, str] = Field(default_factory=dict)
     timeout: Seconds = 900.0  # seconds for one import, then its worker is given up
     memory: Annotated[int, Field(ge=256)] = 2048  # MiB for each worker, then the import is undone
+    without: tuple[Saving, ...] = ()  # savings that are switched off: see savings.py
     demo_site: AbsolutePath | None = None  # a private OpenREM: its database is started for us
 
 

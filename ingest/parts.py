@@ -261,4 +261,5 @@ def worker_of(settings: Settings) -> Worker:
         settings.openrem.env,
         timeout_s=settings.openrem.timeout,
         memory_mib=settings.openrem.memory,
+        without=settings.openrem.without,
     )

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -99,6 +99,7 @@ class Worker:
         *,
         timeout_s: float,
         memory_mib: int = 0,
+        without: Collection[str] = (),
     ) -> None:
         """Prepare a worker; nothing is started yet.
 
@@ -107,8 +108,9 @@ class Worker:
             environment: extra environment variables for it.
             timeout_s: the time for one import; then the worker is given up.
             memory_mib: the memory that it may take, 0: as much as there is.
+            without: the savings (see savings.py) that it shall do without.
         """
-        self._command = [*command, str(WORKER), str(memory_mib)]
+        self._command = [*command, str(WORKER), str(memory_mib), *without]
         self._environment = {**_inherited(), **environment}
         self._timeout_s = timeout_s
         self._child: Child | None = None

@@ -26,14 +26,16 @@ a dose report of them, which may take a minute, and which has other UIDs each ti
 before the lock is taken, and in the transaction that imports it each image's SOP Instance UID is
 recorded with the study, too: OpenREM knows the images again, whatever crashes when.
 
-Its one argument is the memory (MiB) that this process may take, 0 for no limit.
+Its arguments are the memory (MiB) that this process may take, 0 for no limit, and the names of
+the savings (see savings.py, which lies beside this file) that it shall do without, if any.
 
 An answer has "id" and either "ok": true with its results, or "ok": false with "failure".
 Whatever OpenREM itself prints goes to stderr. Answers hold no patient data: of an exception
 only its type, its SQLSTATE and its place; the full text goes where OpenREM's own errors go,
 the BackgroundTask table, shown under Tasks in OpenREM's web pages.
 
-This file is self-contained and conservative (Python 3.8): it may be sent to a container.
+This file and savings.py need nothing else and are conservative (Python 3.8): they may be sent to
+a container.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import importlib
+import importlib.util
 import json
 import math
 import os
@@ -54,7 +57,7 @@ import time
 import traceback
 import types
 import uuid
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set, TextIO, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set, TextIO, Tuple
 
 # One number for the whole site: every openrem-ingest on any host takes the same lock.
 ADVISORY_LOCK = 0x4F52454D494E4753
@@ -162,8 +165,8 @@ class NoRoom(Exception):
 class OpenREM:
     """OpenREM's code, loaded once and cured."""
 
-    def __init__(self) -> None:
-        """Load it; whatever goes wrong with that is raised."""
+    def __init__(self, without: Iterable[str] = ()) -> None:
+        """Load it, with all savings but these; whatever goes wrong with that is raised."""
         os.environ.setdefault("DJANGO_SETTINGS_MODULE", "openremproject.settings")
         self.extractors = {
             name: importlib.import_module("openrem.remapp.extractors." + module)
@@ -181,6 +184,7 @@ class OpenREM:
         self.warnings: list[str] = []  # what went wrong after the commit, if anything
         self.was_cut_off = False  # has the import in hand lost its connection?
         self.cure()
+        self.savings: Any = _savings().Savings(self, without)
 
     # -- cures: what must differ from a plain call --------------------------------------------
 
@@ -294,8 +298,9 @@ class OpenREM:
         read, sleep = self.pydicom.dcmread, time.sleep
         dx = self.extractors["dx"]
         self.pydicom.dcmread = lambda *_args, **_kwargs: dataset
-        setattr(time, "sleep", _no_sleep)
-        setattr(dx, "sleep", _no_sleep)
+        if self.savings.uses("sleep"):
+            setattr(time, "sleep", _no_sleep)
+            setattr(dx, "sleep", _no_sleep)
         try:
             with self._reading_as(importer):
                 yield
@@ -495,13 +500,16 @@ class OpenREM:
         self.warnings = []
         with self._reading_as(importer):
             dataset = self.read(request["path"])
-        self.connection.close_if_unusable_or_obsolete()
+            if importer == "rdsr" and self.savings.uses("decoding"):
+                _decode_ahead(dataset)
+        self._renew_connection()
         refused = False
         try:
             already = self._in_one_transaction(importer, dataset, request)
         except Refused:
             refused, already = True, False
-        self.fresh_connection()
+        if not self.savings.uses("session"):
+            self.fresh_connection()
         with self._reading_as(importer):
             content = file_content(dataset)
             studies = self.held(dataset)
@@ -530,12 +538,15 @@ class OpenREM:
     def _all_or_nothing(self, importer: str, request: Answer) -> Iterator[None]:
         """One transaction, alone on this site; a failure is told in the task row that it leaves."""
         try:
-            with self._noticing_a_cut(), self.transaction.atomic():
+            with self.savings.one_import(), self._noticing_a_cut(), self.transaction.atomic():
                 self._have_the_commit_written()
                 self._take_the_lock(request.get("lock_wait_s", 300))
-                yield
+                with self.savings.writing_late():
+                    yield
         except Refused:
             self._record_refusal(importer)
+            raise
+        except self.savings.Stale:
             raise
         except Exception:
             # Only after the rollback, or the row would be rolled back with the rest.
@@ -608,6 +619,13 @@ class OpenREM:
     def read(self, path: str) -> Any:
         """The object without its pixels: no importer looks at them, and memory stays small."""
         return self.pydicom.dcmread(path, stop_before_pixels=True)
+
+    def _renew_connection(self) -> None:
+        """Have one that works: PostgreSQL may have been restarted since."""
+        if not self.savings.uses("session"):
+            self.connection.close_if_unusable_or_obsolete()
+        elif self.connection.connection is not None and not self.connection.is_usable():
+            self.connection.close()
 
     def fresh_connection(self) -> None:
         """What a new connection sees is what has been committed."""
@@ -1097,6 +1115,22 @@ def _unless_refused(returned: int) -> None:
         raise Refused
 
 
+def _decode_ahead(dataset: Any) -> None:
+    """Do what rdsr() begins with, before the lock is taken; it need not do so again.
+
+    Where it fails, rdsr() shall fail.
+    """
+    try:
+        dataset.decode()
+    except Exception:
+        return
+    dataset.decode = _done
+
+
+def _done() -> None:
+    """Stand in for what has been done."""
+
+
 def _no_sleep(_seconds: float) -> None:
     """Stand in for time.sleep."""
 
@@ -1381,8 +1415,12 @@ def answer_to(request: Answer, openrem: OpenREM) -> Answer:
     }
     answer: Answer = {"id": request.get("id"), "ok": True}
     openrem.was_cut_off = False
+    handle = handlers[request["op"]]
     try:
-        answer.update(handlers[request["op"]](request))
+        try:
+            answer.update(handle(request))
+        except openrem.savings.Stale:
+            answer.update(handle(request))
     except Exception as error:
         is_out_of_memory = ran_out_of_memory(error)
         told = OUT_OF_MEMORY
@@ -1398,6 +1436,17 @@ def take_stdout() -> TextIO:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     return out
+
+
+def _savings() -> Any:
+    """The module that lies beside this one, though its folder isn't on Python's path."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "savings.py")
+    spec = importlib.util.spec_from_file_location("openrem_ingest_savings", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def leave_own_folder() -> None:
@@ -1432,13 +1481,14 @@ def main() -> None:
         out.flush()
 
     try:
-        openrem = OpenREM()
+        openrem = OpenREM(sys.argv[2:])
     except BaseException as error:
         say({"id": 0, "ok": False, "failure": failure(error, None, is_file=False)})
         raise
     say({"id": 0, "ok": True})
     for line in sys.stdin:
         say(answer_to(json.loads(line), openrem))
+        openrem.savings.between()
 
 
 if __name__ == "__main__":
