@@ -33,6 +33,8 @@ ALL = ("sleep", "codes", "rows", "names", "reading", "decoding", "memory", "sess
 
 ROWS_AT_ONCE = 500  # in one INSERT
 
+CHARACTER_SET = 0x00080005
+
 Values = List[Any]  # of a row's columns, as they are sent
 
 
@@ -50,6 +52,7 @@ class Savings:
         self._used = set(ALL) - set(without)
         self._codes = Codes(openrem.connection) if "codes" in self._used else None
         self._rows = Rows(openrem.connection) if "rows" in self._used else None
+        self._decoder = Decoder() if "reading" in self._used else None
         if "names" in self._used:
             _ask_for_names_once(openrem)
         if "reading" in self._used:
@@ -92,6 +95,13 @@ class Savings:
             yield
         if self._codes is not None:
             self._codes.check()
+
+    def decode(self, dataset: Any) -> None:
+        """Decode a dose report."""
+        if self._decoder is not None:
+            self._decoder.decode(dataset)
+        else:
+            dataset.decode()
 
     def forget(self) -> None:
         """A transaction was rolled back."""
@@ -506,3 +516,58 @@ def _read_at_once() -> None:
     setattr(filereader, "BaseTag", one_tag)
     setattr(datasets, "Tag", as_tag)
     setattr(datasets.Dataset, "__getattr__", value_of)
+
+
+class Decoder:
+    """Comes to the same as `dataset.decode()` of pydicom 2, which rdsr() begins with.
+
+    Each data set's character set is looked up once instead of at each element, and what is text
+    already is not looked at again. An element out of the ordinary goes pydicom's own way.
+    """
+
+    def __init__(self) -> None:
+        """Have pydicom's functions at hand."""
+        from pydicom.charset import decode_element
+        from pydicom.dataelem import DataElement, DataElement_from_raw
+        from pydicom.sequence import Sequence
+        from pydicom.valuerep import AMBIGUOUS_VR, CUSTOMIZABLE_CHARSET_VR, VR
+
+        self._element: Any = DataElement
+        self._sequence: Any = Sequence
+        self._from_raw = DataElement_from_raw
+        self._decode_text = decode_element
+        self._texts = {*CUSTOMIZABLE_CHARSET_VR, VR.PN}
+        self._ambiguous = {*AMBIGUOUS_VR}
+
+    def decode(self, dataset: Any) -> None:
+        """Convert and decode all that is in it."""
+        character_set = dataset._character_set
+        encoding = dataset.read_encoding or character_set
+        for tag in sorted(dataset.keys(), key=int):
+            element = self._converted(dataset, tag, encoding)
+            vr = element.VR
+            if vr == "SQ":
+                for item in element.value:
+                    item._parent_encoding = character_set
+                    self.decode(item)
+            elif vr in self._texts and type(element.value) is not str:
+                self._decode_text(element, character_set)
+
+    def _converted(self, dataset: Any, tag: Any, encoding: Any) -> Any:
+        elements = dataset.__dict__["_dict"]
+        raw = elements[tag]
+        if type(raw) is self._element:
+            return raw
+        is_here = raw.value is not None or raw.length == 0
+        if tag >> 16 & 1 or tag == CHARACTER_SET or not is_here:
+            return dataset[tag]
+        element = self._from_raw(raw, encoding, dataset)
+        vr = element.VR
+        if vr == "SQ":
+            if type(element.value) is not self._sequence:
+                return dataset[tag]
+            element.value.parent_dataset = dataset
+        elif vr in self._ambiguous:
+            return dataset[tag]
+        elements[tag] = element
+        return element

@@ -501,7 +501,7 @@ class OpenREM:
         with self._reading_as(importer):
             dataset = self.read(request["path"])
             if importer == "rdsr" and self.savings.uses("decoding"):
-                _decode_ahead(dataset)
+                self._decode_ahead(dataset)
         self._renew_connection()
         refused = False
         try:
@@ -626,6 +626,17 @@ class OpenREM:
             self.connection.close_if_unusable_or_obsolete()
         elif self.connection.connection is not None and not self.connection.is_usable():
             self.connection.close()
+
+    def _decode_ahead(self, dataset: Any) -> None:
+        """Do what rdsr() begins with, before the lock is taken; it need not do so again.
+
+        Where it fails, rdsr() shall fail.
+        """
+        try:
+            self.savings.decode(dataset)
+        except Exception:
+            return
+        dataset.decode = _done
 
     def fresh_connection(self) -> None:
         """What a new connection sees is what has been committed."""
@@ -1113,18 +1124,6 @@ def _is_whole(report: Any) -> bool:
 def _unless_refused(returned: int) -> None:
     if returned:
         raise Refused
-
-
-def _decode_ahead(dataset: Any) -> None:
-    """Do what rdsr() begins with, before the lock is taken; it need not do so again.
-
-    Where it fails, rdsr() shall fail.
-    """
-    try:
-        dataset.decode()
-    except Exception:
-        return
-    dataset.decode = _done
 
 
 def _done() -> None:
