@@ -241,7 +241,10 @@ def _is_special(field: Any) -> bool:
     """Does it do something of its own when it is saved?"""
     from django.db import models
 
-    return hasattr(field, "get_placeholder") or type(field).pre_save is not models.Field.pre_save
+    is_own = type(field).pre_save is not models.Field.pre_save
+    if isinstance(field, (models.DateField, models.TimeField)):  # DateTimeField is one of them
+        is_own = field.auto_now or field.auto_now_add
+    return is_own or hasattr(field, "get_placeholder")
 
 
 class Waiting:

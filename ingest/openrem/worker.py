@@ -758,14 +758,14 @@ class OpenREM:
     # -- the task row, so that OpenREM's web pages show the import -----------------------------
 
     def _open_task(self, importer: str, error: str | None = None) -> None:
-        """Make the row, in the import's own transaction.
+        """Make the row, which is written at its end, in the import's own transaction.
 
         So nobody ever sees it open: it can't block OpenREM's queue, and no crash leaves a stale
         one.
         """
         from django.utils import timezone
 
-        self.task = self.models.BackgroundTask.objects.create(
+        self.task = self.models.BackgroundTask(
             uuid=str(uuid.uuid4()),
             proc_id=os.getpid(),
             task_type=TASK_TYPE.format(importer),
@@ -773,12 +773,17 @@ class OpenREM:
             complete=error is not None,
             error=error,
         )
+        if error is not None:
+            self.task.save()
+            return
+        self.task.save = _done  # what extractors note in it is saved at the end
 
     def _close_task(self) -> None:
         if not self.task.complete:  # an extractor closes it itself with, say, 'already in db'
             self.task.complete = True
             self.task.completed_successfully = True
-            self.task.save()
+        del self.task.save
+        self.task.save()
 
     def _record_refusal(self, importer: str) -> None:
         """The importer left its words in the task row that was rolled back with the rest."""
@@ -943,6 +948,8 @@ class OpenREM:
 
     def _study_held(self, study: Any, dataset: Any, objects: Optional[Set[str]] = None) -> Answer:
         models = self.models
+        has_ct = study.ctradiationdose_set.exists()
+        has_radio = study.radiopharmaceuticalradiationdose_set.exists()
         ct = models.CtIrradiationEventData.objects.filter(
             ct_radiation_dose__general_study_module_attributes=study
         )
@@ -952,6 +959,10 @@ class OpenREM:
         radio = models.RadiopharmaceuticalAdministrationEventData.objects.filter(
             radiopharmaceutical_radiation_dose__general_study_module_attributes=study
         )
+        if not has_ct:  # then it is needless to ask for more of it
+            ct = ct.none()
+        if not has_radio:
+            radio = radio.none()
         uids = list(ct.values_list("irradiation_event_uid", flat=True))
         uids += xray.values_list("irradiation_event_uid", flat=True)
         rows = len(uids)
@@ -972,16 +983,18 @@ class OpenREM:
             ),
             "has_other_exposure": _all_differ(may_be_of_one_exposure, under_its_uid, dataset),
             "patient_rows": study.patientmoduleattr_set.count(),
-            "has_ct_dose": study.ctradiationdose_set.exists(),
-            "is_from_dose_screen": study.ctradiationdose_set.filter(
+            "has_ct_dose": has_ct,
+            "is_from_dose_screen": has_ct
+            and study.ctradiationdose_set.filter(
                 source_of_dose_information__code_value=FROM_DOSE_SCREEN
             ).exists(),
             "ct_doses": [
                 (number(ctdivol), number(dlp))
                 for ctdivol, dlp in ct.values_list("mean_ctdivol", "dlp")
             ],
-            "has_radiopharmaceutical_dose": study.radiopharmaceuticalradiationdose_set.exists(),
-            "has_pet_series": models.PETSeries.objects.filter(
+            "has_radiopharmaceutical_dose": has_radio,
+            "has_pet_series": has_radio
+            and models.PETSeries.objects.filter(
                 radiopharmaceutical_radiation_dose__general_study_module_attributes=study,
                 series_uid=text(dataset, "SeriesInstanceUID"),
             ).exists(),
@@ -1126,7 +1139,7 @@ def _unless_refused(returned: int) -> None:
         raise Refused
 
 
-def _done() -> None:
+def _done(*_args: Any, **_kwargs: Any) -> None:
     """Stand in for what has been done."""
 
 

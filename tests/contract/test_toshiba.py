@@ -289,7 +289,7 @@ def test_killed_while_pixelmed_runs_leaves_nothing(
 
 
 def test_killed_before_the_commit_leaves_nothing(site: Site, database: str, tmp_path: Path) -> None:
-    """All is written but the task row's end; the next import counts all once."""
+    """All is written but the task row; the next import counts all once."""
     folder = folder_of(toshiba.study(), tmp_path / "study")
     query(site, _HOLD_BEFORE_COMMIT, database)
     sleeping = f"FROM pg_stat_activity WHERE datname = '{database}' AND wait_event = 'PgSleep'"
@@ -307,7 +307,7 @@ def test_killed_before_the_commit_leaves_nothing(site: Site, database: str, tmp_
 _HOLD_BEFORE_COMMIT = """
 CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN PERFORM pg_sleep(600); RETURN NEW; END $$;
-CREATE TRIGGER hold BEFORE UPDATE ON remapp_backgroundtask FOR EACH ROW EXECUTE FUNCTION hold()
+CREATE TRIGGER hold BEFORE INSERT ON remapp_backgroundtask FOR EACH ROW EXECUTE FUNCTION hold()
 """
 
 
