@@ -51,14 +51,21 @@ class Intake:
         """Files that another openrem-ingest (the service, or a manual import) has in hand."""
         return list(self._elsewhere)
 
-    def look(self, inbox: Inbox, path: bytes) -> bool:
+    def look(self, inbox: Inbox, path: bytes, *, is_told: bool = False) -> bool:
         """One look at one path: note it, and when it is complete, decide on it.
 
-        Returns whether it was a file that nobody knew of.
+        Args:
+            inbox: its folder.
+            path: the file.
+            is_told: an event told of it, and so may have its writer's close: it is looked at
+                before its time, too.
+
+        Returns:
+            Whether it was a file that nobody knew of.
         """
         self._elsewhere.pop(path, None)
         try:
-            return self._look(inbox, path)
+            return self._look(inbox, path, is_told=is_told)
         except (FileNotFoundError, NotADirectoryError):
             self._is_gone(inbox, path)
         except Overtaken:
@@ -89,13 +96,14 @@ class Intake:
         if job is not None and job.id not in ours:
             self._elsewhere[path] = inbox
 
-    def _look(self, inbox: Inbox, path: bytes) -> bool:
+    def _look(self, inbox: Inbox, path: bytes, *, is_told: bool) -> bool:
         status = os.lstat(path)
         if stat.S_ISDIR(status.st_mode):  # the file's name is a folder's now
             raise FileNotFoundError
         found = Snapshot.of(status)
         job = self._context.ledger.find(path)
-        if job is not None and self._is_known(inbox, job, found):
+        is_awaited = is_told and job is not None and self._waits_for_writer(job)
+        if job is not None and not is_awaited and self._is_known(inbox, job, found):
             return False
         if job is not None and job.snapshot == found and self._is_held_fast(inbox, job):
             self._context.wait(job, job.reason, job.detail, CLOSED_S)
@@ -171,6 +179,10 @@ class Intake:
             return job.drop == inbox.name
         is_over = job.state in (State.DONE, State.IGNORED)
         return is_over and inbox.after == "keep" and job.drop == inbox.name
+
+    def _waits_for_writer(self, job: Job) -> bool:
+        """Did the last look find somebody writing, or no end yet? Nothing else is hurried."""
+        return job.state is State.SEEN and job.reason in (None, Reason.INCOMPLETE)
 
     def _is_taken_over(self, inbox: Inbox, job: Job) -> bool:
         """Was it another one that could not move it? A manual import that leaves it there can."""

@@ -16,7 +16,9 @@ import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
+from ingest.bell import Bell
 from ingest.config import BY_HAND
 from ingest.errors import HINDRANCES, IngestError, Reason
 from ingest.ledger_file import digest, stored
@@ -59,6 +61,13 @@ class Tally:
 
 class Ledger(Notes):
     """The ledger, opened."""
+
+    def __init__(
+        self, path: Path, *, read_only: bool = False, leave_no_trace: bool = False
+    ) -> None:
+        """Open the ledger at ``path``: see `LedgerFile`."""
+        super().__init__(path, read_only=read_only, leave_no_trace=leave_no_trace)
+        self.ready_bell = Bell()  # rung whenever a file has become ready
 
     def find(self, path: bytes) -> Job | None:
         """The job of the file at ``path``, in whatever state."""
@@ -112,7 +121,7 @@ class Ledger(Notes):
                     now,
                 ),
             )
-            if fresh:
+            if fresh and old is not None:
                 connection.execute(
                     """
                     UPDATE job SET attempts = 0, deaths = 0, not_before = 0, reason = NULL,
@@ -124,7 +133,7 @@ class Ledger(Notes):
             job = self.find(path)
             assert job is not None  # noqa: S101 - it was written a line ago
             if old is None or old.state is not State.SEEN or fresh:
-                _record(connection, job, now)
+                _record(connection, job.id, now)
         return job
 
     def wait(
@@ -470,6 +479,7 @@ class Ledger(Notes):
                 "WHERE state IN ('SEEN', 'READY', 'LEFT') AND not_before BETWEEN ? AND ?",
                 (now, GATHER, now, NEVER / 2),
             )
+        self.ready_bell.ring()
 
     def _move(
         self, job: Job, state: State, now: float, *, durable: bool = False, **columns: object
@@ -477,6 +487,8 @@ class Ledger(Notes):
         """Change a job's state, checked against the table and against other writers."""
         with self.writing(durable=durable) as connection:
             self._change(connection, job, state, now, columns)
+        if state is State.READY:
+            self.ready_bell.ring()
 
     def _change(
         self,
@@ -495,7 +507,7 @@ class Ledger(Notes):
         )
         if changed.rowcount != 1:
             raise Overtaken(f"job {job.id} is no longer {job.state.name}")
-        _record(connection, self.get(job.id), now)
+        _record(connection, job.id, now)
 
     # -- what status shows --------------------------------------------------------------------
 
@@ -602,18 +614,13 @@ def _tally(row: Sequence[object]) -> Tally:
     return Tally(drop=str(drop), state=State[str(state)], reason=_reason(reason), count=_int(count))
 
 
-def _record(connection: sqlite3.Connection, job: Job, now: float) -> None:
+def _record(connection: sqlite3.Connection, job_id: int, now: float) -> None:
+    """Note where a job is now."""
     connection.execute(
-        "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            now,
-            job.id,
-            job.drop,
-            job.state.name,
-            job.reason.code if job.reason else None,
-            job.detail,
-            job.header.sop_instance_uid if job.header else None,
-            job.header.study_uid if job.header else None,
-            job.importer.value if job.importer else None,
-        ),
+        """
+        INSERT INTO event
+        SELECT ?, id, drop_name, state, reason, detail, sop_uid, study_uid, importer
+        FROM job WHERE id = ?
+        """,
+        (now, job_id),
     )

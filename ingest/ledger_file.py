@@ -139,6 +139,7 @@ class LedgerFile:
         """
         self.path = path
         self._lock = threading.RLock()
+        self._is_durable: bool | None = None  # as the connection is set
         self.is_new = not read_only and not os.path.lexists(path)
         _check_place(path, read_only=read_only)
         try:
@@ -210,7 +211,9 @@ class LedgerFile:
         with self._lock:
             connection = self._connection
             try:
-                connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                if durable is not self._is_durable:
+                    connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                    self._is_durable = durable
                 connection.execute("BEGIN IMMEDIATE")
                 try:
                     yield connection

@@ -249,7 +249,7 @@ class Lookout:
         if os.path.isdir(path) and not os.path.islink(path):
             self._quick_at = 0.0  # the quick sweep finds the new folder
         else:
-            self._intake.look(inbox, path)
+            self._intake.look(inbox, path, is_told=True)
 
     def _inbox_of(self, path: bytes) -> Inbox | None:
         folder = os.path.dirname(path)

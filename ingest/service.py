@@ -38,7 +38,7 @@ from ingest.upkeep import Upkeep
 _log = log.get(__name__)
 
 STOP_S = 7.0  # for the import in hand to end by itself; then it is broken off and undone
-IDLE_S = 0.5
+IDLE_S = 0.5  # between looks for what is due by the time; of new work the threads are told
 REST_S = 5.0  # after an error that was nobody's file's
 HEARTBEAT_S = 10.0
 CLOCK_BACK_S = 2.0  # what the system clock may be set back by without notice
@@ -210,6 +210,7 @@ class Service:
         deadline = time.monotonic() + STOP_S
         self._stop.set()
         self._lookout.hints.arrived.set()
+        self._ledger.ready_bell.ring()
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         for worker in self._workers:
@@ -233,6 +234,7 @@ class Service:
     def _import_loop(self, worker: Worker) -> None:
         checked_at = time.monotonic()
         while not self._stop.is_set():
+            heard = self._ledger.ready_bell.rings  # first: what becomes ready from now on rings
             try:
                 worked = self.engine.import_next(worker)
                 if worked:
@@ -243,8 +245,10 @@ class Service:
             except Exception as error:  # noqa: BLE001 - see _rest
                 self._rest(error)
                 continue
-            if not worked:
-                self._stop.wait(IDLE_S)
+            if not worked and self.engine.breaker.is_open:
+                self._stop.wait(IDLE_S)  # it knows when to ask again, whatever else comes
+            elif not worked:
+                self._ledger.ready_bell.wait(heard, IDLE_S)
 
     def _intake_loop(self) -> None:
         try:

@@ -6,7 +6,7 @@ What it holds is always whole, so that all which goes wrong here is between a fi
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -204,3 +204,94 @@ def test_a_clock_that_is_set_back_holds_nothing_up(
         "new.dcm": State.READY,
         "cut.dcm": State.READY,
     }
+
+
+# -- who waits for work is told of it ------------------------------------------------------------
+
+
+class Importing:
+    """A service with one import thread, which looks by itself once an hour."""
+
+    def __init__(self, tmp_path: Path, ledger: Ledger, when_idle: Callable[[], None]) -> None:
+        """Whenever the thread has found nothing, ``when_idle`` is called before it waits."""
+        self.serving = a_service(tmp_path, ledger)
+        self.root = tmp_path / "drop"
+        self.serving._workers = [Openrem()]  # type: ignore[list-item]
+        self.is_idle, self.has_worked = threading.Event(), threading.Event()
+        import_next = self.serving.engine.import_next
+
+        def looked(openrem: Openrem) -> bool:
+            worked = import_next(openrem)
+            if worked:
+                self.has_worked.set()
+            elif not self.is_idle.is_set():
+                when_idle()
+                self.is_idle.set()
+            return worked
+
+        self.serving.engine.import_next = looked  # type: ignore[method-assign, assignment]
+
+    def put(self) -> None:
+        """Have a whole file become ready."""
+        path = variant(DX_IMAGE, self.root / "image.dcm")
+        inbox = self.serving.engine.inboxes["drop"]
+        self.serving.engine.intake.look(inbox, bytes(path))
+
+
+@pytest.mark.parametrize("moment", ["while it waits", "just before it waits"])
+def test_an_import_thread_at_rest_is_told_of_new_work(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    monkeypatch.setattr(service, "IDLE_S", 3600.0)
+    early = moment == "just before it waits"
+    importing = Importing(tmp_path, ledger, lambda: importing.put() if early else None)
+    importing.serving._start_importing()
+    try:
+        assert importing.is_idle.wait(60)
+        if not early:
+            importing.put()
+        assert importing.has_worked.wait(60)
+    finally:
+        importing.serving._end()
+    job = ledger.find(bytes(importing.root / "image.dcm"))
+    assert job is not None
+    assert job.state is State.DONE
+
+
+def test_each_way_to_be_ready_is_told(tmp_path: Path, ledger: Ledger) -> None:
+    turns = Turns(tmp_path, ledger)
+    path = variant(DX_IMAGE, turns.root / "image.dcm")
+
+    heard = ledger.ready_bell.rings
+    turns.look(path)
+    assert turns.state_of(path) is State.READY
+    assert ledger.ready_bell.rings > heard
+
+    job = ledger.next_ready(["dx"], [], time.time())
+    assert job is not None
+    ledger.claimed(job, "1", time.time())
+    heard = ledger.ready_bell.rings
+    ledger.back(ledger.get(job.id), time.time())
+    assert ledger.ready_bell.rings > heard
+
+    heard = ledger.ready_bell.rings
+    ledger.hurry(time.time())
+    assert ledger.ready_bell.rings > heard
+
+
+def test_a_file_that_was_whole_before_its_writer_closed_it_is_ready_at_the_close(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    """As of a sender that syncs before it closes; a sweep looks again in its own time."""
+    turns = Turns(tmp_path, ledger)
+    path = turns.root / "image.dcm"
+    with path.open("wb") as sender:
+        sender.write(variant(DX_IMAGE, tmp_path / "whole.dcm").read_bytes())
+        sender.flush()
+        turns.look(path)
+        turns.engine.intake.look(turns.inbox, bytes(path), is_told=True)
+        assert turns.state_of(path) is State.SEEN
+    turns.look(path)
+    assert turns.state_of(path) is State.SEEN
+    turns.engine.intake.look(turns.inbox, bytes(path), is_told=True)
+    assert turns.state_of(path) is State.READY
