@@ -39,6 +39,7 @@ _log = log.get(__name__)
 
 STOP_S = 7.0  # for the import in hand to end by itself; then it is broken off and undone
 IDLE_S = 0.5  # between looks for what is due by the time; of new work the threads are told
+IDLE_SHARE = 20  # a look for work that found none and took a second of CPU rests for 20
 REST_S = 5.0  # after an error that was nobody's file's
 HEARTBEAT_S = 10.0
 CLOCK_BACK_S = 2.0  # what the system clock may be set back by without notice
@@ -235,6 +236,7 @@ class Service:
         checked_at = time.monotonic()
         while not self._stop.is_set():
             heard = self._ledger.ready_bell.rings  # first: what becomes ready from now on rings
+            began_s = time.thread_time()
             try:
                 worked = self.engine.import_next(worker)
                 if worked:
@@ -248,7 +250,10 @@ class Service:
             if not worked and self.engine.breaker.is_open:
                 self._stop.wait(IDLE_S)  # it knows when to ask again, whatever else comes
             elif not worked:
-                self._ledger.ready_bell.wait(heard, IDLE_S)
+                # A flood of one study, of which one at a time is imported, rings all the time.
+                rest_s = (time.thread_time() - began_s) * IDLE_SHARE
+                if not self._stop.wait(min(rest_s, IDLE_S)):  # whoever sets it rings afterwards
+                    self._ledger.ready_bell.wait(heard, IDLE_S)
 
     def _intake_loop(self) -> None:
         try:

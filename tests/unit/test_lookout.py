@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,11 @@ from ingest.intake import Intake
 from ingest.ledger import Ledger
 from ingest.lookout import Lookout, Rhythm
 from ingest.missed import GRACE_S
+from ingest.model import State
 from ingest.setback import Setbacks
 from ingest.settle import Patience
 from tests.mounting import bind, mounted, unmount
+from tests.objects import CT_REPORT
 
 DEADLINE_S = 240.0  # the machine may be busy, and one thread spins on purpose
 NAME = "sr"
@@ -226,6 +229,26 @@ def test_what_events_told_of_is_not_missed(looking: Looking) -> None:
 
 
 # -- too many events -------------------------------------------------------------------------------
+
+
+def test_a_file_that_was_whole_before_its_writer_closed_it_is_ready_at_the_close(
+    looking: Looking,
+) -> None:
+    """The event hurries it: by itself it would be looked at again in an hour."""
+    inbox = looking.context.inboxes[NAME]
+    patience = Patience(quiet_s=7200.0, incomplete_after_s=1e6)
+    looking.context.inboxes[NAME] = replace(inbox, patience=patience)
+    path = os.fsencode(looking.root / "x.dcm")
+
+    def state() -> State | None:
+        job = looking.ledger.find(path)
+        return job.state if job is not None else None
+
+    with open(path, "wb") as sender:
+        sender.write(CT_REPORT.read_bytes())
+        sender.flush()
+        looking.until(lambda: state() is State.SEEN)
+    looking.until(lambda: state() is State.READY)
 
 
 def test_after_an_overflow_all_is_swept_and_it_is_told_once(looking: Looking) -> None:
