@@ -49,8 +49,11 @@ _TEXTS = frozenset(
     | {"UC", "UI", "UR", "UT"}
 )
 _ONE_TEXT = frozenset({"LT", "ST", "UR", "UT"})
+# Of these pydicom makes nothing but a text divided by backslashes.
+_PLAIN = frozenset({"CS", "DA", "LO", "SH", "TM", "UI"})
 _NUMBERS = frozenset({"AT", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"})
 _LINES, _NAME_PARTS = frozenset(b"\\\t\n\f\r"), frozenset(b"\\^=")  # section 6.1.2.5.3
+_ESCAPE = b"\x1b"  # begins a change of the character set within a text
 
 _CHARACTER_SET = 0x0008_0005
 _IMAGE_TYPE = 0x0008_0008
@@ -338,11 +341,27 @@ class _Values:
         return values[0] if len(values) == 1 and pattern.fullmatch(values[0]) else ""
 
     def _decoded(self, tag: int) -> list[str]:
-        value = self._data_set[tag].value if tag in self._data_set else None
+        if tag not in self._data_set:
+            return []
+        plain = self._plain(tag)
+        if plain is not None:
+            return [self._decode(one) for one in plain]
+        value = self._data_set[tag].value
         if value is None:
             return []
         values = value[:MAX_VALUES] if isinstance(value, MultiValue) else [value]
         return [self._decode(str(one).rstrip("\0 ")) for one in values]
+
+    def _plain(self, tag: int) -> list[str] | None:
+        """What pydicom would make of a plain text, in a tenth of its time; None of any other."""
+        element = self._data_set.get_item(tag)
+        raw, vr = element.value, element.VR or dictionary_VR(tag)
+        if vr not in _PLAIN or not isinstance(raw, bytes) or not raw or _ESCAPE in raw:
+            return None
+        values = raw.decode("latin-1").rstrip("\0 ").split("\\")[:MAX_VALUES]
+        if vr == "UI":
+            values = [one.strip() for one in values]
+        return [one.rstrip("\0 ") for one in values]
 
     def _decode(self, text: str) -> str:
         return text.encode("latin-1", "replace").decode(self._encoding, "replace")

@@ -15,7 +15,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ingest.bell import Bell
@@ -180,7 +180,7 @@ class Ledger(Notes):
             job,
             State.READY,
             now,
-            header=json.dumps(asdict(header)) if header else None,
+            header=_text(header) if header else None,
             study_uid=header.study_uid if header else None,
             sop_uid=header.sop_instance_uid if header else None,
             study_order=GATHER + order if is_gathered else order,
@@ -195,7 +195,7 @@ class Ledger(Notes):
         with self.writing() as connection:
             connection.execute(
                 "UPDATE job SET header = ?, study_uid = ?, sop_uid = ? WHERE id = ?",
-                (json.dumps(asdict(header)), header.study_uid, header.sop_instance_uid, job.id),
+                (_text(header), header.study_uid, header.sop_instance_uid, job.id),
             )
 
     def next_ready(
@@ -595,6 +595,11 @@ def _job(row: Sequence[object], path: bytes | None = None) -> Job:
 def _int(value: object) -> int:
     assert isinstance(value, int | bytes)  # noqa: S101 - the schema says so
     return int(value)
+
+
+def _text(header: Header) -> str:
+    """As it is kept; `dataclasses.asdict` would copy each value deeply."""
+    return json.dumps({field.name: getattr(header, field.name) for field in fields(header)})
 
 
 def _header(value: object) -> Header | None:

@@ -29,7 +29,7 @@ _log = log.get(__name__)
 
 RESTLESS_NS = 2_000_000_000
 RETRY_S = 30.0
-MAX_HINTS = 10_000  # beyond that the hints are dropped and the folder is swept
+MAX_HINTS = 30_000  # 7 MB; beyond that the hints are dropped and the folder is swept
 
 _PARTIAL = (b".part", b".partial", b".tmp", b".crdownload", b".filepart")
 _CLUTTER = frozenset({b"thumbs.db", b".ds_store", b"desktop.ini", b".directory"})

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import random
+import re
 import signal
 import socket
 import struct
@@ -11,6 +12,7 @@ import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from itertools import count, pairwise
 from pathlib import Path
 from typing import NoReturn
@@ -19,10 +21,11 @@ import pydicom
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydicom.filereader import read_dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ingest import dicom_walk
-from ingest.dicom import Look, look, open_regular
+from ingest.dicom import Look, _Values, look, open_regular
 from ingest.errors import FileProblem, Reason
 from ingest.leases import has_writer
 from ingest.model import Header, Snapshot
@@ -989,3 +992,50 @@ def test_a_cut_within_an_element_is_always_found(look_at: Looker, data: st.DataO
     start, end = data.draw(st.sampled_from(list(pairwise(borders))))
     cut = data.draw(st.integers(start + 1, end - 1))
     assert outcome(look_at(content[:cut])) == (Reason.TRUNCATED, True)
+
+
+class _ByPydicom(_Values):
+    """Has pydicom decode all texts."""
+
+    def _plain(self, _tag: int) -> list[str] | None:
+        return None
+
+
+_PIECES = (
+    b"\\",
+    b" ",
+    b"\0",
+    b"\x1b$B",
+    b"A",
+    b"1.2",
+    b"\xe9",
+    b"\n",
+    b"\xa0",
+    b"\x85",
+    b"2026",
+    b"^",
+)
+
+
+@pytest.mark.filterwarnings("ignore")  # of pydicom, on character sets
+@given(
+    pieces=st.lists(st.sampled_from(_PIECES), max_size=40),
+    vr=st.sampled_from([b"CS", b"DA", b"LO", b"PN", b"SH", b"ST", b"TM", b"UI", None]),
+    tag=st.sampled_from([0x00080008, 0x00080018, 0x00080020, 0x00081010, 0x0020000D]),
+    character_set=st.sampled_from([b"", an_element(0x00080005, b"CS", b"ISO_IR 192")]),
+)
+@example(pieces=[b"1.2", b"\xa0", b"\0", b"\\", b"1.2"], vr=None, tag=0x0020000D, character_set=b"")
+def test_plain_texts_are_what_pydicom_makes_of_them(
+    pieces: list[bytes], vr: bytes | None, tag: int, character_set: bytes
+) -> None:
+    value, is_little = b"".join(pieces), True
+    if vr is None:
+        element = struct.pack("<HHL", tag >> 16, tag & 0xFFFF, len(value)) + value
+    else:
+        element = an_element(tag, vr, value)
+
+    def texts(kind: type[_Values]) -> tuple[tuple[str, ...], str]:
+        values = kind(read_dataset(BytesIO(element), vr is None, is_little), character_set)
+        return values.all(tag), values.matching(tag, re.compile(".*", re.DOTALL))
+
+    assert texts(_Values) == texts(_ByPydicom)
