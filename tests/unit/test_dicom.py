@@ -1025,6 +1025,7 @@ _PIECES = (
     character_set=st.sampled_from([b"", an_element(0x00080005, b"CS", b"ISO_IR 192")]),
 )
 @example(pieces=[b"1.2", b"\xa0", b"\0", b"\\", b"1.2"], vr=None, tag=0x0020000D, character_set=b"")
+@example(pieces=[b"1.2", b"\xa0", b"\0"], vr=None, tag=0x0020000D, character_set=b"")
 def test_plain_texts_are_what_pydicom_makes_of_them(
     pieces: list[bytes], vr: bytes | None, tag: int, character_set: bytes
 ) -> None:
