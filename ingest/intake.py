@@ -4,6 +4,8 @@ import contextlib
 import errno
 import os
 import stat
+import time
+from collections import deque
 from dataclasses import replace
 from typing import assert_never
 
@@ -31,6 +33,7 @@ _log = log.get(__name__)
 
 
 CLOSED_S = 30.0  # between looks at what can't be read or moved for now
+DUE_S = 1.0  # of looks at what has waited, then others have their turn
 
 # Stands for a file that even the folder doesn't tell of.
 _UNSEEN = Snapshot(device=0, inode=0, size=0, mtime_ns=0, ctime_ns=0)
@@ -79,15 +82,32 @@ class Intake:
         return False
 
     def look_at_due(self, limit: int) -> int:
-        """Look again at files whose waiting time is over. Returns how many."""
+        """Look again at files whose waiting time is over, for a while at most.
+
+        Each folder has the same share of the time: a slow one must not hold up the others.
+
+        Returns:
+            How many were looked at; ``limit`` where there may be more.
+        """
         for path, inbox in list(self._elsewhere.items()):
             self.look(inbox, path)
-        due = self._context.ledger.due(self._context.served(), self._context.now(), limit)
-        for job in due:
-            if self._context.stopping.is_set():
+        now, began = self._context.now(), time.monotonic()
+        due = {
+            drop: deque(self._context.ledger.due([drop], now, limit))
+            for drop in self._context.served()
+        }
+        spent_s = dict.fromkeys(due, 0.0)
+        for looked in range(limit):
+            waiting = [drop for drop in due if due[drop]]
+            if not waiting or self._context.stopping.is_set():
+                return looked
+            if time.monotonic() > began + DUE_S:
                 break
+            drop = min(waiting, key=spent_s.__getitem__)
+            job, before = due[drop].popleft(), time.monotonic()
             self.look(self._context.inboxes[job.drop], job.path)
-        return len(due)
+            spent_s[drop] += time.monotonic() - before
+        return limit
 
     def _overtaken(self, inbox: Inbox, path: bytes) -> None:
         """An import of its earlier version runs. The end of one of our own looks here again."""

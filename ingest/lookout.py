@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Protocol
 
 from ingest import files, log, watch
@@ -348,12 +347,12 @@ class Lookout:
 
 
 def _by_turns(sweeps: list[Iterator[tuple[Inbox, bytes]]]) -> Iterator[tuple[Inbox, bytes]]:
-    """A batch of each in turn: a flood in one folder must not hold up the others."""
+    """A batch of each in turn: neither a flood nor a slow disk must hold up the others."""
     todo = deque(sweeps)
     while todo:
-        sweep, count = todo.popleft(), 0
-        for found in islice(sweep, BATCH):
-            count += 1
+        sweep, enough_at = todo.popleft(), time.monotonic() + BATCH_S
+        for count, found in enumerate(sweep, start=1):
             yield found
-        if count == BATCH:  # else it is at its end
-            todo.append(sweep)
+            if count == BATCH or time.monotonic() > enough_at:
+                todo.append(sweep)
+                break

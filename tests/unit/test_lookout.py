@@ -10,19 +10,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from structlog.testing import capture_logs
 from watchdog.observers.inotify_c import InotifyConstants, InotifyFD, inotify_add_watch
 
-from ingest import service
+from ingest import intake, lookout, service
 from ingest.context import Context, Inbox
 from ingest.housekeeping import Housekeeping
 from ingest.intake import Intake
 from ingest.ledger import Ledger
 from ingest.lookout import Lookout, Rhythm
 from ingest.missed import GRACE_S
-from ingest.model import State
+from ingest.model import Snapshot, State
 from ingest.setback import Setbacks
 from ingest.settle import Patience
 from tests.mounting import bind, mounted, unmount
@@ -415,3 +416,71 @@ def test_a_folder_that_is_mounted_over_in_use(looking: Looking) -> None:
         looking.until(lambda: looking.knows(path))
         looking.until(lambda: not looking.lookout.is_sweeping)
         assert looking.is_hinted(looking.put("afterwards.dcm"))
+
+
+# -- a slow disk or share --------------------------------------------------------------------------
+
+
+def _an_inbox(folder: Path, name: str) -> Inbox:
+    return Inbox(
+        name=name,
+        root=os.fsencode(folder / name),
+        after="delete",
+        patience=Patience(quiet_s=1.0, incomplete_after_s=1e6),
+    )
+
+
+def test_a_slow_folder_does_not_hold_up_the_sweep_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(s=0.0)
+    monkeypatch.setattr(lookout, "time", SimpleNamespace(monotonic=lambda: clock.s))
+
+    def sweep(name: str, count: int, each_s: float) -> Iterator[tuple[Inbox, bytes]]:
+        inbox = _an_inbox(tmp_path, name)
+        for number in range(count):
+            clock.s += each_s
+            yield inbox, b"%d" % number
+
+    found = lookout._by_turns([sweep("slow", 1000, 0.6), sweep("quick", 300, 0.0)])
+    names = [inbox.name for inbox, _path in found]
+    assert (names.count("slow"), names.count("quick")) == (1000, 300)
+    assert "slow" in names[200:]
+    assert names[: 300 + 10].count("quick") == 300
+
+
+def test_a_slow_folder_does_not_hold_up_what_waits_in_others(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though all of its files have waited for longer."""
+    clock = SimpleNamespace(s=0.0)
+    monkeypatch.setattr(intake, "time", SimpleNamespace(monotonic=lambda: clock.s))
+    context = Context(
+        ledger=ledger,
+        inboxes=[_an_inbox(tmp_path, "slow"), _an_inbox(tmp_path, "quick")],
+        clock=time.time,
+        stopping=threading.Event(),
+        on_end=lambda _ended: None,
+    )
+    looking = Intake(context, Setbacks(context))
+    looked: list[str] = []
+
+    def look(inbox: Inbox, _path: bytes) -> bool:
+        looked.append(inbox.name)
+        clock.s += 0.6 if inbox.name == "slow" else 0.001
+        return False
+
+    monkeypatch.setattr(looking, "look", look)
+    for at, name in enumerate(("slow", "quick")):
+        for number in range(100):
+            ledger.see(
+                drop=name,
+                path=b"/%s/%d" % (name.encode(), number),
+                snapshot=Snapshot(device=1, inode=number, size=1, mtime_ns=1, ctime_ns=1),
+                now=float(at),
+            )
+    assert looking.look_at_due(200) == 200, "there is more to do"
+    assert looked.count("quick") == 100
+    assert looked.count("slow") <= 2
+    assert looking.look_at_due(200) == 200
+    assert looked.count("slow") > 2
