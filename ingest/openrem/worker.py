@@ -551,6 +551,7 @@ class OpenREM:
         except Exception:
             # Only after the rollback, or the row would be rolled back with the rest.
             self._record_failure(importer)
+            self.connection.close()  # what was wrong may be of this session only
             raise
         finally:
             self.task = None
