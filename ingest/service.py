@@ -178,6 +178,10 @@ class Service:
             self._keep_to_the_configuration()
             if self._upkeep is not None:
                 self._disks.look()
+            # Oldest study first, wherever it lies: so all are met before the first is imported.
+            while not self._stop.is_set() and self._lookout.is_sweeping:
+                self._intake_turn()
+            self._progress_at = self._clock()
             self._start_importing()
             while not self._stop.is_set() and not self._is_drained():
                 if not self._intake_turn():

@@ -11,6 +11,7 @@ from ingest.findings import Finding, Level, error, note, ok, warning
 from ingest.openrem.answers import Examined
 
 TESTED = frozenset({"1.0.0b3"})
+MANY_STUDIES = 10_000  # from here on a look through all of them is worth an index
 _SOME = 3  # names of tables that are told
 _CONFIG = "in OpenREM's web pages at Config -> DICOM object deletion"
 _DELETES = {
@@ -156,6 +157,14 @@ def _settings(facts: Examined) -> Iterator[Finding]:
             f"OpenREM has two entries for the same scanner ({facts.duplicate_scanners} of them)",
             "it fails on everything that these scanners send; their files wait",
             reason.next_step,
+        )
+    if facts.studies >= MANY_STUDIES and not facts.finds_studies:
+        yield note(
+            f"OpenREM's database has no index of its {facts.studies} Study Instance UIDs",
+            "PostgreSQL looks through all studies several times for each object, so that imports "
+            "get slower with every study",
+            "as the owner of the tables, in psql: CREATE INDEX CONCURRENTLY "
+            "openrem_ingest_study_uid ON remapp_generalstudymoduleattr (study_instance_uid);",
         )
     if not facts.delete_settings:
         yield warning(

@@ -99,6 +99,8 @@ class Examined:
     closed: tuple[str, ...] = ()  # tables that its user may not read and write
     patient_id_settings: int = 1  # this and the following: where all tables are there
     duplicate_scanners: int = 0
+    studies: int = 0
+    finds_studies: bool = True  # has it an index of their UIDs?
     delete_settings: int = 1
     deletes: tuple[str, ...] = ()  # what is switched on of them
     skin_maps: bool = False

@@ -457,10 +457,24 @@ class OpenREM:
         return {
             "patient_id_settings": models.PatientIDSettings.objects.count(),
             "duplicate_scanners": self._duplicate_scanners(),
+            "studies": models.GeneralStudyModuleAttr.objects.count(),
+            "finds_studies": self._has_study_index(),
             "delete_settings": len(deletions),
             "deletes": [key for key, value in (deletions or [{}])[0].items() if value is True],
             "skin_maps": bool(maps and maps.enable_skin_dose_maps and maps.calc_on_import),
         }
+
+    def _has_study_index(self) -> bool:
+        """Is there an index by which PostgreSQL finds a study by its UID?"""
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT EXISTS (SELECT 1 FROM pg_index JOIN pg_attribute "
+                "ON attrelid = indrelid AND attnum = indkey[0] "
+                "WHERE indrelid = %s::regclass AND indisvalid AND indpred IS NULL "
+                "AND attname = 'study_instance_uid')",
+                [self.models.GeneralStudyModuleAttr._meta.db_table],
+            )
+            return bool(cursor.fetchone()[0])
 
     def _redis(self, huey: Any) -> Answer:
         """Where Redis should be, and whether it answers."""

@@ -151,6 +151,19 @@ def test_redis_answers_and_the_clock_is_wrong(site: Site, database: str, tmp_pat
     assert late.what.endswith(" s ahead of ours")
 
 
+def test_the_index_of_studies_is_found(site: Site, database: str) -> None:
+    """OpenREM makes none."""
+    with a_worker(site, database, REDIS_PORT="1") as worker:
+        assert not worker.examine().finds_studies
+        query(
+            site,
+            "CREATE INDEX openrem_ingest_study_uid "
+            "ON remapp_generalstudymoduleattr (study_instance_uid)",
+            database,
+        )
+        assert worker.examine().finds_studies
+
+
 def test_the_examination_writes_nothing(site: Site, database: str) -> None:
     before = real.content(site, database)
     with a_worker(site, database, REDIS_PORT="1") as worker:

@@ -86,6 +86,20 @@ def test_stopped_before_the_end_it_says_so(ground: Ground, number: int) -> None:
     assert ground.events() == 60
 
 
+def test_the_oldest_study_comes_first_wherever_it_lies(ground: Ground) -> None:
+    """It is met long after the first could have been imported: nothing is, before all are met."""
+    new, old, between = ground.root / "new.dcm", ground.root / "old.dcm", ground.root / "between"
+    new.write_bytes(image(StudyDate="20200102"))
+    old.write_bytes(image(StudyDate="20200101"))
+    between.mkdir()
+    for number in range(2000):
+        (between / f"{number}.txt").write_text("no DICOM", encoding="utf-8")
+    said = ground.says("import", new, between, old)
+    assert _summary(said.out)["imported"] == 2, said
+    days = ground.query("SELECT study_date FROM remapp_generalstudymoduleattr ORDER BY id")
+    assert days == [("2020-01-01",), ("2020-01-02",)]
+
+
 def test_a_link_is_not_followed(ground: Ground) -> None:
     """It is told, and left where it is."""
     (ground.root / "real.dcm").write_bytes(image())

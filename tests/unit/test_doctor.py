@@ -380,3 +380,13 @@ def test_what_toshiba_images_need_is_asked_for_where_a_rule_wants_it() -> None:
     assert "pixelmed.jar" in wrong.what
     assert "apt-get install default-jre-headless" in wrong.next
     assert "Java and PixelMed are there" in judged(EXAMINED, needs_tools=True)[-1].what
+
+
+def test_the_index_is_advised_where_it_matters() -> None:
+    """With many studies, and if it isn't there yet."""
+    many = replace(EXAMINED, studies=openrem.MANY_STUDIES, finds_studies=False)
+    (told,) = [one for one in of_openrem(many) if "no index" in one.what]
+    assert told.level is Level.NOTE
+    assert "CREATE INDEX CONCURRENTLY" in told.next
+    for facts in (replace(many, finds_studies=True), replace(many, studies=9)):
+        assert not any("no index" in one.what for one in of_openrem(facts))
