@@ -180,7 +180,8 @@ class Service:
                 self._disks.look()
             # Oldest study first, wherever it lies: so all are met before the first is imported.
             while not self._stop.is_set() and self._lookout.is_sweeping:
-                self._intake_turn()
+                if not self._intake_turn():
+                    self._stop.wait(IDLE_S / 5)
             self._progress_at = self._clock()
             self._start_importing()
             while not self._stop.is_set() and not self._is_drained():
