@@ -34,6 +34,7 @@ from ingest.errors import (
 )
 from ingest.housekeeping import Housekeeping
 from ingest.intake import Intake
+from ingest.known import Known
 from ingest.ledger import Ledger, Overtaken
 from ingest.model import (
     GATHERED,
@@ -123,6 +124,7 @@ class Engine:
             at_most_s=retry.maximum_s,
         )
         self._work = work
+        self._known = Known(ledger)
         self._picking = threading.Lock()
         self._had_study = False  # at the last turn: then files that come alone go first
         self._gather_at = 0.0  # seconds since the epoch
@@ -236,13 +238,30 @@ class Engine:
             if importer is Importer.PTSIZECSV and inbox.sizes is not None:
                 outcome = openrem.import_sizes(alias, inbox.sizes)
             else:
-                outcome = openrem.import_object(alias, importer)
+                outcome = self._imported(job, alias, importer, openrem)
             is_whole = os.path.lexists(alias)  # OpenREM may delete it, which moves the ctime
             held = files.check_identity(path, held, exact=inbox.is_local and is_whole)
         finally:
             if inbox.after == "keep":
                 files.unlink_alias(alias)
         return _Handed(outcome=outcome, held=held, rows=rows)
+
+    def _imported(self, job: Job, alias: bytes, importer: Importer, openrem: OpenRem) -> Outcome:
+        """What OpenREM holds already costs a look into its database, not an import."""
+        if self._known.may_be_held(job, self.context.served(), openrem):
+            held = openrem.prove(alias, importer)
+            if isinstance(held, Vanished) or self._is_proven(job, importer, held):
+                return held
+        return openrem.import_object(alias, importer)
+
+    @staticmethod
+    def _is_proven(job: Job, importer: Importer, outcome: Outcome) -> bool:
+        """Would it come to a proof? That is made of the file as it is afterwards."""
+        return (
+            isinstance(outcome, Done)
+            and job.header is not None
+            and isinstance(verify(job.snapshot, job.header, importer, outcome.facts), Proof)
+        )
 
     def _lay_alias(self, inbox: Inbox, job: Job, path: bytes, alias: bytes) -> int:
         """Give OpenREM a name of the object, or a copy of the table. Returns the table's rows."""

@@ -30,6 +30,7 @@ from ingest.model import (
     Header,
     Importer,
     Job,
+    Recordable,
     Snapshot,
     State,
     StudyPart,
@@ -225,6 +226,21 @@ class Ledger(Notes):
         ]
         first = min(rows, key=lambda row: (str(row[-1]), _int(row[0])), default=None)
         return _job(first[:-1]) if first else None
+
+    def recordable(self, drops: Sequence[str], limit: int) -> list[Recordable]:
+        """The next objects to import in these drop folders, at most so many of each."""
+        return [
+            Recordable(importer=Importer(importer), study_uid=str(study), sop_instance_uid=str(sop))
+            for drop in drops
+            for importer, study, sop in self.rows(
+                """
+                SELECT importer, study_uid, sop_uid FROM job
+                WHERE drop_name = ? AND state = 'READY' AND study_order < ? AND sop_uid NOT NULL
+                ORDER BY study_order, id LIMIT ?
+                """,
+                (drop, GATHER, limit),
+            )
+        ]
 
     def gathering(self, drops: Sequence[str]) -> list[StudyPart]:
         """What waits of studies that are imported as a whole, in these drop folders."""

@@ -163,6 +163,15 @@ class FileContent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recordable:
+    """By what OpenREM records an object that it dealt with; of Philips images only the study."""
+
+    importer: Importer
+    study_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """Evidence about one object: the file's content, and what OpenREM holds of it."""
 

@@ -60,6 +60,15 @@ class Greeted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """Answer to ``recorded``: for each that was asked for."""
+
+    id: int
+    ok: Literal[True]
+    recorded: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OwnFolder:
     """A folder that OpenREM itself writes to."""
 
@@ -153,13 +162,14 @@ class StudyHeldOf:
     warnings: tuple[str, ...] = ()
 
 
-Answer = TypeVar("Answer", Ready, Greeted, Examined, Held, Sized, StudyHeldOf)
+Answer = TypeVar("Answer", Ready, Greeted, Examined, Held, Recorded, Sized, StudyHeldOf)
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {
     Ready: TypeAdapter(Ready | NotOk),
     Greeted: TypeAdapter(Greeted | NotOk),
     Examined: TypeAdapter(Examined | NotOk),
     Held: TypeAdapter(Held | NotOk),
+    Recorded: TypeAdapter(Recorded | NotOk),
     Sized: TypeAdapter(Sized | NotOk),
     StudyHeldOf: TypeAdapter(StudyHeldOf | NotOk),
 }

@@ -17,6 +17,7 @@ from ingest.model import (
     FileContent,
     Importer,
     Outcome,
+    Recordable,
     SizesDone,
     SizesFacts,
     SizesWanted,
@@ -35,6 +36,7 @@ from ingest.openrem.answers import (
     NoAnswer,
     NotOk,
     Ready,
+    Recorded,
     Sized,
     StudyHeldOf,
 )
@@ -77,6 +79,13 @@ class OpenRem(Protocol):
 
     def import_study(self, folder: bytes, importer: Importer) -> StudyOutcome:
         """Import the images of one study, which are all that lies in this folder of ours."""
+
+    def recorded(self, objects: Sequence[Recordable]) -> Collection[Recordable]:
+        """Those that OpenREM has dealt with before; none where it does not say.
+
+        Raises:
+            OpenRemUnreachable: it can't be started.
+        """
 
     def prove(self, path: bytes, importer: Importer) -> Outcome:
         """Ask what OpenREM holds of an object, without importing it."""
@@ -191,10 +200,22 @@ class Worker:
             return Failed(reason=reason_of(answer.failure), detail=detail_of(answer.failure))
         return StudyDone(facts=_facts_of(answer))
 
+    def recorded(self, objects: Sequence[Recordable]) -> Collection[Recordable]:
+        """See `OpenRem`."""
+        asked = [(one.importer.value, one.study_uid, one.sop_instance_uid) for one in objects]
+        try:
+            answer = self._ask({"op": "recorded", "objects": asked}, Recorded, ASK_S)
+        except Lost:
+            return ()
+        if isinstance(answer, NotOk) or len(answer.recorded) != len(objects):
+            return ()
+        both = zip(objects, answer.recorded, strict=True)
+        return frozenset(one for one, is_recorded in both if is_recorded)
+
     def prove(self, path: bytes, importer: Importer) -> Outcome:
         """See `OpenRem`."""
         request = {"op": "prove", "importer": importer.value, "path": os.fsdecode(path)}
-        return self._outcome(request, ASK_S)
+        return self._outcome(request, self._timeout_s)
 
     def close(self) -> None:
         """See `OpenRem`. May be called from another thread to break off a running request."""

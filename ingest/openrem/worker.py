@@ -16,15 +16,17 @@ Requests, one JSON object a line on stdin; one JSON object a line comes back on 
     {"id": 2, "op": "import", "importer": "rdsr", "path": "...", "lock_wait_s": 300}
     {"id": 3, "op": "prove",  "importer": "rdsr", "path": "..."}
     {"id": 4, "op": "ping"}
+    {"id": 8, "op": "recorded", "objects": [["rdsr", "study UID", "SOP UID"], ...]}
     {"id": 5, "op": "doctor"}
     {"id": 6, "op": "sizes", "path": "...", "titles": ["id", "height", "weight"],
      "by_study_uid": false, "overwrite": false, "lock_wait_s": 300}
     {"id": 7, "op": "import-study", "importer": "cttoshiba", "path": "...", "lock_wait_s": 300}
 
-The last has the path of a folder of its own, with all images of one study in it. PixelMed makes
-a dose report of them, which may take a minute, and which has other UIDs each time. So it is made
-before the lock is taken, and in the transaction that imports it each image's SOP Instance UID is
-recorded with the study, too: OpenREM knows the images again, whatever crashes when.
+An import of a study has the path of a folder of its own, with all images of one study in it.
+PixelMed makes a dose report of them, which may take a minute, and which has other UIDs each
+time. So it is made before the lock is taken, and in the transaction that imports it each image's
+SOP Instance UID is recorded with the study, too: OpenREM knows the images again, whatever
+crashes when.
 
 Its arguments are the memory (MiB) that this process may take, 0 for no limit, and the names of
 the savings (see savings.py, which lies beside this file) that it shall do without, if any.
@@ -630,6 +632,28 @@ class OpenREM:
             sop_instance_uid=sop_uid,
         )
         return bool(recorded.exists())
+
+    def recorded(self, request: Answer) -> Answer:
+        """Which of these objects had OpenREM dealt with before? See `_is_recorded`."""
+        objects = request["objects"]
+        self._renew_connection()
+        studies = {study for _, study, _ in objects}
+        uids = {uid for _, _, uid in objects}
+        rows = self.models.ObjectUIDsProcessed.objects.filter(
+            general_study_module_attributes__study_instance_uid__in=studies,
+            sop_instance_uid__in=uids,
+        )
+        pair = "general_study_module_attributes__study_instance_uid", "sop_instance_uid"
+        recorded = set(rows.values_list(*pair))
+        philips = {study for importer, study, _ in objects if importer == "ctphilips"}
+        known = self.models.GeneralStudyModuleAttr.objects.filter(study_instance_uid__in=philips)
+        known_studies = set(known.values_list("study_instance_uid", flat=True) if philips else ())
+        return {
+            "recorded": [
+                study in known_studies if importer == "ctphilips" else (study, uid) in recorded
+                for importer, study, uid in objects
+            ]
+        }
 
     def read(self, path: str) -> Any:
         """The object without its pixels: no importer looks at them, and memory stays small."""
@@ -1436,6 +1460,7 @@ def answer_to(request: Answer, openrem: OpenREM) -> Answer:
         "ping": openrem.ping,
         "doctor": openrem.doctor,
         "prove": openrem.prove,
+        "recorded": openrem.recorded,
         "import": openrem.import_,
         "sizes": openrem.sizes,
         "import-study": openrem.import_study,

@@ -86,6 +86,43 @@ def test_stopped_before_the_end_it_says_so(ground: Ground, number: int) -> None:
     assert ground.events() == 60
 
 
+def test_what_openrem_has_costs_no_import(ground: Ground) -> None:
+    """Killed at any moment and begun again, it looks up what it has done: no task is opened.
+
+    Of what somebody else's failed import left half of, it is not believed that OpenREM has it.
+    """
+    folder = ground.root / "files"
+    folder.mkdir()
+    for one in range(40):
+        (folder / f"{one}.dcm").write_bytes(image())
+    process = ground.starts("import", folder)
+    until(lambda: ground.events() > 20, "half of them are imported")
+    process.kill()
+    process.communicate(timeout=END_S)
+    until(lambda: not ground.number(_SESSIONS), "what was begun is undone")
+    done, tasks = ground.events(), ground.number(_TASKS)
+    assert tasks == done
+
+    said = ground.says("import", folder)
+    assert (said.code, _summary(said.out)["already there"]) == (0, done), said
+    assert (ground.events(), ground.number(_TASKS)) == (40, 40)
+
+    ground.query(
+        "DELETE FROM remapp_patientmoduleattr WHERE id IN "
+        "(SELECT min(id) FROM remapp_patientmoduleattr)"
+    )
+    said = ground.says("import", folder)
+    assert "held-in-part" in said.out, said
+    assert ground.number(_TASKS) > 40
+
+
+_TASKS = "SELECT count(*) FROM remapp_backgroundtask"
+_SESSIONS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+    "AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+)
+
+
 def test_the_oldest_study_comes_first_wherever_it_lies(ground: Ground) -> None:
     """It is met long after the first could have been imported: nothing is, before all are met."""
     new, old, between = ground.root / "new.dcm", ground.root / "old.dcm", ground.root / "between"

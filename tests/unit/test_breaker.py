@@ -1,7 +1,7 @@
 """`ingest.breaker`: when the intake stops, and what lets it go on."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pytest
 from ingest.breaker import PROBES, Breaker
 from ingest.errors import OpenRemUnreachable, Reason
 from ingest.ledger import Ledger
-from ingest.model import Importer, Outcome, SizesWanted, StudyOutcome
+from ingest.model import Importer, Outcome, Recordable, SizesWanted, StudyOutcome
 from ingest.openrem.importers import Hello
 
 AWAY = Reason.DATABASE_UNREACHABLE
@@ -42,6 +42,10 @@ class AnOpenRem:
     def import_study(self, folder: bytes, importer: Importer) -> StudyOutcome:
         """See `OpenRem`."""
         raise NotImplementedError
+
+    def recorded(self, _objects: Sequence[Recordable]) -> Collection[Recordable]:
+        """None."""
+        return ()
 
     def prove(self, path: bytes, importer: Importer) -> Outcome:
         """See `OpenRem`."""

@@ -6,7 +6,7 @@ What it holds is always whole, so that all which goes wrong here is between a fi
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from ingest.config import Settings
 from ingest.context import Inbox
 from ingest.engine import Engine
 from ingest.ledger import Ledger
-from ingest.model import Done, Importer, Outcome, SizesWanted, State, StudyOutcome
+from ingest.model import Done, Importer, Outcome, Recordable, SizesWanted, State, StudyOutcome
 from ingest.openrem.importers import Hello
 from ingest.settle import Patience
 from tests.objects import DX_IMAGE, variant
@@ -52,6 +52,10 @@ class Openrem:
     def import_study(self, folder: bytes, importer: Importer) -> StudyOutcome:
         """No study comes."""
         raise NotImplementedError
+
+    def recorded(self, _objects: Sequence[Recordable]) -> Collection[Recordable]:
+        """None."""
+        return ()
 
     def prove(self, path: bytes, importer: Importer) -> Outcome:
         """Take it."""

@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from ingest.model import (
     Importer,
     Job,
     Outcome,
+    Recordable,
     Reject,
     SizesDone,
     SizesFacts,
@@ -77,6 +78,10 @@ class OpenRem:
     def import_study(self, folder: bytes, importer: Importer) -> StudyOutcome:
         """No study comes."""
         raise NotImplementedError
+
+    def recorded(self, _objects: Sequence[Recordable]) -> Collection[Recordable]:
+        """None."""
+        return ()
 
     def prove(self, path: bytes, importer: Importer) -> Outcome:
         """Nobody asks."""
