@@ -215,12 +215,24 @@ def no_folder_for_logs(ground: Ground) -> Iterator[Callable[[], AbstractContextM
     yield lambda: _moved_away(ground, folder)
 
 
+def _lives(pid: int) -> bool:
+    """Neither gone nor only waiting for its parent to take note of that (proc(5))."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return words.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
 @contextmanager
 def _moved_away(ground: Ground, path: Path) -> Iterator[None]:
     aside = path.with_name("aside")
     path.rename(aside)
-    for pid in ground.services[-1].workers():
+    workers = ground.services[-1].workers()
+    for pid in workers:
         os.kill(pid, signal.SIGKILL)
+    # One that still dies would have the next file in hand.
+    until(lambda: not any(map(_lives, workers)), "the processes have ended")
     yield
     aside.rename(path)
 
