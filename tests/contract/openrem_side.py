@@ -2,9 +2,11 @@
 
     openrem_side.py import   < [["rdsr", "/path"], ...]    one after the other, autocommit
     openrem_side.py dump     > {"table": [row, ...], ...}  ids replaced by content
+    openrem_side.py loop     < the same as a line, again and again; > how many failed, for each
 
 The plain import is the reference that openrem-ingest is measured against: OpenREM's extractor
-functions as its scripts call them, nothing patched.
+functions as its scripts call them, nothing patched. The loop is what they can do at best: it
+doesn't sleep.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import importlib
 import json
 import os
 import sys
+import time
 from typing import Any, Dict, Tuple
 
 MODULES = {"rdsr": "rdsr", "mg": "mam", "dx": "dx", "nm": "nm_image", "ctphilips": "ct_philips"}
@@ -36,10 +39,24 @@ def load() -> dict[str, Any]:
 
 def plain_import() -> None:
     """Import what stdin lists."""
+    import_all(load(), json.load(sys.stdin))
+
+
+def loop() -> None:
+    """Import what each line of stdin lists, without OpenREM's sleeps."""
     extractors = load()
+    for module in (time, extractors["dx"]):
+        setattr(module, "sleep", lambda _seconds: None)
+    for line in sys.stdin:
+        print(import_all(extractors, json.loads(line)), flush=True)
+
+
+def import_all(extractors: dict[str, Any], objects: list[tuple[str, str]]) -> int:
+    """Import one after the other. Returns how many failed."""
     import pydicom
 
-    for importer, path in json.load(sys.stdin):
+    failed = 0
+    for importer, path in objects:
         # Each script is a process of its own, where dx() can't leave this switched on.
         pydicom.config.convert_wrong_length_to_UN = False
         function = getattr(extractors[importer], FUNCTIONS.get(importer, importer))
@@ -47,6 +64,8 @@ def plain_import() -> None:
             function(path)
         except Exception as error:
             print(path, type(error).__name__, error, file=sys.stderr)
+            failed += 1
+    return failed
 
 
 def dump() -> None:
@@ -97,4 +116,4 @@ def digest(model: Any, key: Any, memo: Memo) -> Any:
 if __name__ == "__main__":
     own = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != own]
-    {"import": plain_import, "dump": dump}[sys.argv[1]]()
+    {"import": plain_import, "dump": dump, "loop": loop}[sys.argv[1]]()
