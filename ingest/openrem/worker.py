@@ -494,7 +494,7 @@ class OpenREM:
 
     def ping(self, _request: Answer) -> Answer:
         """Is the database there?"""
-        self.connection.close_if_unusable_or_obsolete()
+        self._renew_connection()
         with self.connection.cursor() as cursor:
             cursor.execute("SELECT 1")
         return {}
@@ -660,11 +660,20 @@ class OpenREM:
         return self.pydicom.dcmread(path, stop_before_pixels=True)
 
     def _renew_connection(self) -> None:
-        """Have one that works: PostgreSQL may have been restarted since."""
+        """Have one that works as a new one would."""
         if not self.savings.uses("session"):
             self.connection.close_if_unusable_or_obsolete()
-        elif self.connection.connection is not None and not self.connection.is_usable():
+        elif self.connection.connection is not None and not self._is_as_good_as_new():
             self.connection.close()
+
+    def _is_as_good_as_new(self) -> bool:
+        """PostgreSQL may have been restarted since, or no longer be read-only."""
+        try:
+            with self.connection.cursor() as cursor:
+                cursor.execute("SELECT current_setting('transaction_read_only')")
+                return bool(cursor.fetchone() == ("off",))
+        except Exception:
+            return False
 
     def _decode_ahead(self, dataset: Any) -> None:
         """Do what rdsr() begins with, before the lock is taken; it need not do so again.
@@ -688,7 +697,7 @@ class OpenREM:
         """Import a plain table of sizes in one transaction, then read back what OpenREM holds."""
         self.warnings = []
         people = read_people(request["path"])
-        self.connection.close_if_unusable_or_obsolete()
+        self._renew_connection()
         before, already = self._import_sizes(people, request)
         self.fresh_connection()
         with self._at_one_moment():
@@ -831,7 +840,7 @@ class OpenREM:
     def _record_failure(self, importer: str, words: str = "") -> None:
         words = words or traceback.format_exc()
         try:
-            self.connection.close_if_unusable_or_obsolete()
+            self._renew_connection()
             self._open_task(importer, error=words)
         except Exception as error:  # the database is away: the answer tells that anyway
             print("task row not written:", type(error).__name__, file=sys.stderr)
@@ -854,7 +863,7 @@ class OpenREM:
         (study_uid,) = {image["study_uid"] for image in images.values()}
         uids = {image["sop_instance_uid"] for image in images.values()}
         one = self.read(os.path.join(folder, names[0]))
-        self.connection.close_if_unusable_or_obsolete()
+        self._renew_connection()
         reports: Reports = []
         if not self._has_ct_dose(study_uid):
             try:

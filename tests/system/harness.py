@@ -258,8 +258,9 @@ class Ground:
         return not any((self.drop(name) / ".ingest").exists() for name in EXPECT)
 
     def quarantined_files(self) -> list[bytes]:
-        """The files in quarantine, relative to it."""
-        return [name for name in files_below(self.failed) if not name.endswith(b".why.json")]
+        """The files in quarantine, relative to it; not what is still being written beside them."""
+        endings = (b".why.json", b".part")
+        return [name for name in files_below(self.failed) if not name.endswith(endings)]
 
     def quarantined(self) -> dict[bytes, str]:
         """The same, with the reason written beside each."""
