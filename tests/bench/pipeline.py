@@ -27,6 +27,11 @@ class Run:
     rows: Rows
     failed: int
 
+    @property
+    def speed(self) -> float:
+        """Objects a second."""
+        return self.objects / self.seconds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
@@ -38,13 +43,21 @@ class Summary:
     @property
     def speed(self) -> float:
         """Objects a second, the median."""
-        return median(run.objects / run.seconds for run in self.runs)
+        return median(run.speed for run in self.runs)
 
     @property
     def speeds(self) -> tuple[float, float]:
         """The slowest and the fastest."""
-        all_of_them = sorted(run.objects / run.seconds for run in self.runs)
+        all_of_them = sorted(run.speed for run in self.runs)
         return all_of_them[0], all_of_them[-1]
+
+    def times(self, other: "Summary") -> float:
+        """How often it is as fast as another, the median of the rounds.
+
+        Whatever else the machine does meets the runs of one round more alike than all.
+        """
+        pairs = zip(self.runs, other.runs, strict=True)
+        return median(one.speed / another.speed for one, another in pairs)
 
     @property
     def cpu_ms(self) -> float | None:
@@ -70,7 +83,7 @@ def compare(
             run = run_once(site, mix, runner, folder / "run", studies=studies)
             progress(
                 f"{mix.name}, round {number + 1} of {rounds}: {run.runner}: "
-                f"{run.objects / run.seconds:.2f} objects a second"
+                f"{run.speed:.2f} objects a second"
             )
             runs.append(run)
     return [

@@ -33,14 +33,14 @@ def pipeline(
     mix: Mix, summaries: Sequence[Summary], *, reference: Rows, scripts: str, loop: str
 ) -> str:
     """One mix: the speed of each way, beside that of OpenREM's scripts and of its functions."""
-    speeds = {summary.runner: summary.speed for summary in summaries}
+    by_name = {summary.runner: summary for summary in summaries}
     rounds = len(summaries[0].runs)
     rows = [
         (
             summary.runner,
             _speed(summary),
-            _times(summary.speed, speeds.get(scripts)),
-            _times(summary.speed, speeds.get(loop)),
+            _times(summary, by_name.get(scripts)),
+            _times(summary, by_name.get(loop)),
             "" if summary.cpu_ms is None else f"{summary.cpu_ms:.1f} ms",
             _came_of(summary, reference),
         )
@@ -105,8 +105,8 @@ def _speed(summary: Summary) -> str:
     return f"{summary.speed:.2f} ({slowest:.2f} to {fastest:.2f})"
 
 
-def _times(speed: float, other: float | None) -> str:
-    return "" if other is None else f"{speed / other:.1f} times"
+def _times(summary: Summary, other: Summary | None) -> str:
+    return "" if other is None else f"{summary.times(other):.1f} times"
 
 
 def _came_of(summary: Summary, reference: Rows) -> str:

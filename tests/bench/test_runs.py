@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ingest.openrem.site import Site
-from tests.bench import bare, intake, latency, memory, mixes, ours, tables
+from tests.bench import bare, headers, intake, latency, memory, mixes, ours, tables
 from tests.bench.pipeline import Run, Summary, run_once
 from tests.bench.place import Rows
 from tests.bench.runner import Runner
@@ -54,6 +54,14 @@ def test_each_file_has_its_latency(site: Site, tmp_path: Path) -> None:
         assert all(proven > begun for begun, proven in zip(one.begun, one.proven, strict=True))
 
 
+def test_a_look_costs_something_whatever_the_size(corpus: dict[str, Path], tmp_path: Path) -> None:
+    costs = headers.of_corpus([corpus[name] for name in MIXED])
+    costs += headers.by_size(corpus[intake.OBJECT], tmp_path, [1])
+
+    assert len(costs) == 5
+    assert all(cost.ms > 0 for cost in costs)
+
+
 def test_memory_is_read_once_all_files_wait(site: Site, tmp_path: Path) -> None:
     (weight,) = memory.measure(site, tmp_path, [BACKLOG], lambda _words: None)
 
@@ -81,6 +89,21 @@ def shown(rows: Rows, *, failed: int) -> str:
     mix = mixes.Mix(name="some", what="some objects", patterns=())
     summaries = [Summary(runner="a", runs=runs)]
     return tables.pipeline(mix, summaries, reference=SOUND, scripts="b", loop="a")
+
+
+def test_two_ways_are_compared_round_by_round() -> None:
+    def summary(*seconds: float) -> Summary:
+        runs = (
+            Run(runner="a", objects=6, seconds=one, cpu_ms=None, rows=SOUND, failed=0)
+            for one in seconds
+        )
+        return Summary(runner="a", runs=tuple(runs))
+
+    busy_at_the_end, twice_as_slow = summary(1.0, 1.0, 6.0), summary(2.0, 2.0, 12.0)
+
+    assert busy_at_the_end.times(twice_as_slow) == 2.0
+    assert busy_at_the_end.speed == 6.0
+    assert busy_at_the_end.speeds == (1.0, 6.0)
 
 
 def test_the_bench_says_that_redis_is_missing_and_fails() -> None:
