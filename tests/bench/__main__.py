@@ -5,7 +5,6 @@ python -m tests.bench [--quick | --deep] [small] [large] [images] [intake] ...
 
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,19 +130,11 @@ def main(effort: str | None, parts: tuple[str, ...]) -> None:
         say(f"{scripts.REDIS} is missing: OpenREM's scripts can't be measured without it")
         sys.exit(1)
     chosen = {"quick": QUICK, "deep": DEEP, None: NORMAL}[effort]
-    measured = _measure_all(wanted, chosen, say)
-    click.echo("\n\n".join(measured))
-
-
-def _measure_all(
-    parts: tuple[str, ...], effort: Effort, progress: Callable[[str], None]
-) -> list[str]:
-    with a_site(progress) as site, tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        found = [tables.machine(site)]
-        for part in parts:
-            progress(f"measuring: {part}")
-            found.append(measure(part, site, Path(folder) / part, effort))
-    return found
+    with a_site(say) as site, tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        click.echo(tables.machine(site))
+        for part in wanted:
+            say(f"measuring: {part}")
+            click.echo("\n" + measure(part, site, Path(folder) / part, chosen))
 
 
 if __name__ == "__main__":
