@@ -69,10 +69,7 @@ def test_files_and_folders_named_in_every_way(ground: Ground) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_before_the_end_it_says_so(ground: Ground, number: int) -> None:
     """With exit code 1 and one line; the same command again does the rest."""
-    folder = ground.root / "files"
-    folder.mkdir()
-    for one in range(60):
-        (folder / f"{one}.dcm").write_bytes(image())
+    folder = _images(ground, 60)
     process = ground.starts("import", folder)
     until(lambda: ground.events() > 3, "some are imported")
     process.send_signal(number)
@@ -91,10 +88,7 @@ def test_what_openrem_has_costs_no_import(ground: Ground) -> None:
 
     Of what somebody else's failed import left half of, it is not believed that OpenREM has it.
     """
-    folder = ground.root / "files"
-    folder.mkdir()
-    for one in range(40):
-        (folder / f"{one}.dcm").write_bytes(image())
+    folder = _images(ground, 40)
     process = ground.starts("import", folder)
     until(lambda: ground.events() > 20, "half of them are imported")
     process.kill()
@@ -114,6 +108,15 @@ def test_what_openrem_has_costs_no_import(ground: Ground) -> None:
     said = ground.says("import", folder)
     assert "held-in-part" in said.out, said
     assert ground.number(_TASKS) > 40
+
+
+def _images(ground: Ground, count: int) -> Path:
+    """A folder of so many images, a study each."""
+    folder = ground.root / "files"
+    folder.mkdir()
+    for one in range(count):
+        (folder / f"{one}.dcm").write_bytes(image())
+    return folder
 
 
 _TASKS = "SELECT count(*) FROM remapp_backgroundtask"
