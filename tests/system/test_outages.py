@@ -139,6 +139,8 @@ def too_many_connections(
     def outage() -> Iterator[None]:
         database = ground.database
         query(ground.site, f"ALTER DATABASE {database} CONNECTION LIMIT 0", "postgres")
+        # One that is in would go on with its imports.
+        query(ground.site, _CUT.format(database), "postgres")
         yield
         query(ground.site, f"ALTER DATABASE {database} CONNECTION LIMIT -1", "postgres")
 
