@@ -7,7 +7,7 @@ The walk hops from length to length and never looks at a value. Three rules keep
 safe with whatever is in the file:
 
 * What has a defined length is skipped, nested or not; only sequences, items and encapsulated
-  pixels of undefined length are entered. The state is the stack of what is open. But of what
+  pixels of undefined length are entered. The state is where what is open must end. But of what
   OpenREM takes doses from, nothing is skipped unseen: there each length, at each depth, must
   end where the next begins. pydicom takes one that doesn't for the end, and the events behind
   it would be missing from the dose.
@@ -21,10 +21,11 @@ Explorer through Samba) give a file its final size first and fill it afterwards.
 Read `_Walk.data_set` first; `walk`, at the end, is the way in.
 """
 
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from struct import Struct
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from ingest.dicom_bytes import (
     HEAD_BYTES,
@@ -63,8 +64,9 @@ _BIG_ENDIAN = b"1.2.840.10008.1.2.2"
 _FIRST_GROUP = 0x0004  # lower groups are commands, file meta information, or forbidden
 _DELIMITERS = 0xFFFE  # the group of items and delimiters: without a VR in any transfer syntax
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xE000, 0xE00D, 0xE0DD
-_MAY_FOLLOW = ({_ITEM_END}, {_ITEM, _SEQUENCE_END})  # which of them in an item, in a sequence
 _UNDEFINED = 0xFFFF_FFFF
+_NEVER = sys.maxsize  # an end that only a delimiter tells of
+_NOT_UNDEFINED = "undefined length where none may be"
 _LEADS_OUT = "a length that leads out of what it is in"
 # The end of an item has no length (PS3.5 section 7.5). pydicom would skip as much as it says, and
 # with it the next events; at the end of a sequence it doesn't.
@@ -74,6 +76,7 @@ _NO_END = "a delimiter of something else, or with a length"
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _MAY_HOLD_ITEMS = frozenset({b"SQ", b"UN", b""})  # the last one: in implicit VR
+_PIXELS = frozenset({b"OB", b"OW"})  # whose undefined length holds fragments
 
 
 class Syntax(NamedTuple):
@@ -87,10 +90,15 @@ _IMPLICIT = Syntax(is_implicit=True, is_little=True)
 _EXPLICIT = Syntax(is_implicit=False, is_little=True)
 _BIG = Syntax(is_implicit=False, is_little=False)
 
-# Tag and 32-bit length; tag, VR and 16-bit length; 32-bit length. By "is little endian".
-_UNPACK_IMPLICIT = {True: Struct("<HHL").unpack_from, False: Struct(">HHL").unpack_from}
-_UNPACK_EXPLICIT = {True: Struct("<HH2sH").unpack_from, False: Struct(">HH2sH").unpack_from}
+# Tag, VR (none in implicit VR) and length. After some VRs there is a 32-bit length instead.
+_UNPACK_HEAD = {
+    _IMPLICIT: Struct("<HH0sL").unpack_from,
+    _EXPLICIT: Struct("<HH2sH").unpack_from,
+    _BIG: Struct(">HH2sH").unpack_from,
+}
+# By "is little endian": that length; and the head of an item, which has no VR in any syntax.
 _UNPACK_LENGTH = {True: Struct("<L").unpack_from, False: Struct(">L").unpack_from}
+_UNPACK_ITEM = {True: Struct("<HHL").unpack_from, False: Struct(">HHL").unpack_from}
 
 
 @dataclass(slots=True)
@@ -113,22 +121,8 @@ class _Element(NamedTuple):
     length: int
 
 
-class _Level(NamedTuple):
-    """A sequence or item that is open, where each length is checked."""
-
-    end: int | None  # None: a delimiter tells
-    is_sequence: bool
-    syntax: Syntax
-
-
-class _Step(Protocol):
-    """A method of `_Walk` that walks on in what lies on top of the stack; returns how far."""
-
-    def __call__(self, walk: "_Walk", offset: int, syntax: Syntax, /) -> int: ...
-
-
 class _Walk:
-    """One walk. What it finds is in ``walked``; what it is inside of, on the stack."""
+    """One walk. What it finds is in ``walked``; what it is inside of, in ``_ends``."""
 
     def __init__(self, source: Source, syntax: Syntax, wanted: Collection[int] = ()) -> None:
         self.window = Window(source)
@@ -136,8 +130,7 @@ class _Walk:
         self._source = source
         self._wanted = wanted
         self._count = 0
-        self._stack: list[tuple[_Step, Syntax]] = []
-        self._levels: list[_Level] = []
+        self._ends: list[int] = []  # of the sequences and items that are open, by turns
         self._have_doses: set[int] = set()
 
     def data_set(self, offset: int) -> None:
@@ -175,15 +168,12 @@ class _Walk:
         """Read the head of an element (PS3.5 sections 7.1.2 and 7.1.3)."""
         index = self._head(offset)
         self._count += 1
-        data, is_little = self.window.data, syntax.is_little
-        if syntax.is_implicit:
-            group, number, length = _UNPACK_IMPLICIT[is_little](data, index)
-            return _Element(group << 16 | number, b"", offset + 8, length)
-        group, number, vr, length = _UNPACK_EXPLICIT[is_little](data, index)
-        if vr in _SHORT:
+        data = self.window.data
+        group, number, vr, length = _UNPACK_HEAD[syntax](data, index)
+        if vr in _SHORT or syntax.is_implicit:
             return _Element(group << 16 | number, vr, offset + 8, length)
         if vr in _LONG:
-            (length,) = _UNPACK_LENGTH[is_little](data, index + 8)
+            (length,) = _UNPACK_LENGTH[syntax.is_little](data, index + 8)
             return _Element(group << 16 | number, vr, offset + 12, length)
         raise self._bad(offset, "no such VR")
 
@@ -195,231 +185,138 @@ class _Walk:
 
     def _end_of(self, element: _Element) -> int:
         """Where a top-level element ends; through its items, where it doesn't say."""
-        offset = element.value_at
         if element.length != _UNDEFINED:
-            return offset + element.length
-        self._stack = [self._content(element.vr, self.walked.syntax, offset)]
-        while self._stack:
-            step, syntax = self._stack[-1]
-            offset = step(self, offset, syntax)
-        return offset
-
-    def _content(self, vr: bytes, syntax: Syntax, offset: int) -> tuple[_Step, Syntax]:
-        """What an undefined length holds, by its VR (PS3.5 sections 6.2.2, 7.5 and A.4)."""
-        if vr in {b"OB", b"OW"}:
-            return _Walk._fragments, syntax
-        if syntax.is_implicit or (vr == b"UN" and not syntax.is_little):
-            return _Walk._implicit_items, _IMPLICIT  # UN is always in little endian
-        if vr in {b"SQ", b"UN"}:
-            return _Walk._items, syntax
-        raise self._bad(offset, "undefined length where none may be")
+            return element.value_at + element.length
+        if element.vr in _PIXELS:
+            return self._fragments(element.value_at, self.walked.syntax)
+        if element.vr not in _MAY_HOLD_ITEMS:
+            raise self._bad(element.value_at, _NOT_UNDEFINED)
+        return self._through(element, is_checked=False)
 
     def _doses(self, element: _Element) -> int:
         """Walk over all that is in a top-level sequence; return where it ends."""
-        offset, level = self._opened(element, self.walked.syntax)
-        if level.end is not None and level.end > self._source.end:
-            raise self._cut(level.end)
-        self._levels = [level]
-        while self._levels:
-            level = self._levels[-1]
-            if offset == level.end:
-                self._levels.pop()
-            elif level.end is not None and offset > level.end:
-                raise self._bad(offset, _LEADS_OUT)
-            else:
-                offset = self._step_in(offset, level)
-        return offset
+        if element.length != _UNDEFINED and element.value_at + element.length > self._source.end:
+            raise self._cut(element.value_at + element.length)
+        return self._through(element, is_checked=True)
 
-    def _step_in(self, offset: int, level: _Level) -> int:
-        """Enter, skip or leave what begins here; return where to go on."""
-        index = self._head(offset)  # may replace the window's data
-        group, number, length = _UNPACK_IMPLICIT[level.syntax.is_little](self.window.data, index)
-        if group == _DELIMITERS:
-            self._count += 1
-            return self._delimiter(offset + 8, number, length, level)
-        # A real Philips object has group 2 in its items; what has no VR may just as well be noise.
-        first = _FIRST_GROUP if level.syntax.is_implicit else 1
-        if level.is_sequence or group < first:
-            raise self._bad(offset, "neither an item nor an element")
-        element = self.element(offset, level.syntax)
-        is_sequence = element.vr == b"SQ" or (
-            element.vr in _MAY_HOLD_ITEMS and element.tag in _NESTED
-        )
-        if element.length != _UNDEFINED and not is_sequence:
-            return element.value_at + element.length
-        if element.vr not in _MAY_HOLD_ITEMS:
-            raise self._bad(offset, "undefined length where none may be")
-        offset, inner = self._opened(element, level.syntax)
-        self._enter(inner, offset)
-        return offset
+    def _through(self, element: _Element, *, is_checked: bool) -> int:
+        """Walk through the items of a top-level element; return where it ends.
 
-    def _delimiter(self, offset: int, number: int, length: int, level: _Level) -> int:
-        """Enter the item that begins before ``offset``, or leave what ends there."""
-        if number == _ITEM and level.is_sequence:
-            syntax = level.syntax
-            if length and syntax.is_little and not self._is_explicit(offset):
-                syntax = _IMPLICIT
-            item = _Level(_end(offset, length), is_sequence=False, syntax=syntax)
-            self._enter(item, offset)
-            return offset
-        if level.end is None and (
-            number == _SEQUENCE_END if level.is_sequence else number == _ITEM_END and not length
-        ):
-            self._levels.pop()
-            return offset
-        raise self._bad(offset - 8, _NO_END)
-
-    def _opened(self, element: _Element, syntax: Syntax) -> tuple[int, _Level]:
-        if element.vr == b"UN" and not syntax.is_little:
-            syntax = _IMPLICIT  # UN is always in little endian
-        end = _end(element.value_at, element.length)
-        return element.value_at, _Level(end, is_sequence=True, syntax=syntax)
-
-    def _enter(self, level: _Level, offset: int) -> None:
-        outer = self._levels[-1]
-        if level.end is not None and outer.end is not None and level.end > outer.end:
-            raise self._bad(offset, _LEADS_OUT)
-        self._levels.append(level)
-        if len(self._levels) > 2 * MAX_DEPTH:
-            raise _too_deep()
-
-    def _is_explicit(self, offset: int) -> bool:
-        index = self._head(offset)
-        return _is_vr(self.window.data[index + 4 : index + 6])
-
-    # The three methods below take nearly all of the time. So they go as far as they can, keep
-    # the window in local variables, and leave the check of `_count` to `_head`, which is called
-    # at least once a window.
-
-    def _items(self, offset: int, syntax: Syntax) -> int:
-        """Walk over items in explicit VR until one has to be entered, or the sequence ends."""
-        data, base, unpack = self.window.data, self.window.base, _UNPACK_IMPLICIT[syntax.is_little]
-        index, last = offset - base, len(data) - HEAD_BYTES
-        while True:
-            if index > last:
-                index, base = self._head(base + index), self.window.base
-                data = self.window.data
-                last = len(data) - HEAD_BYTES
-            group, number, length = unpack(data, index)
-            self._count += 1
-            index += 8
-            if group != _DELIMITERS or number not in {_ITEM, _SEQUENCE_END}:
-                raise self._bad(base + index - 8, "neither an item nor the end of the sequence")
-            if number == _SEQUENCE_END:
-                self._stack.pop()
-                return base + index
-            if length == _UNDEFINED:
-                self._open_item(base + index, syntax)
-                return base + index
-            index += length
-
-    def _implicit(self, offset: int, depth: int) -> int:
-        """Walk over all that is nested here, to the end of what begins at this depth.
-
-        In implicit VR every head is a tag and a length, and nothing nested is explicit. So one
-        loop does for items and elements: at odd depths it is in a sequence, at even ones in an
-        item.
+        With ``is_checked``, each length must be right, at each depth. Else what has a length is
+        skipped.
         """
-        floor = depth - 1
-        data, base, unpack = self.window.data, self.window.base, _UNPACK_IMPLICIT[True]
-        index, last = offset - base, len(data) - HEAD_BYTES
-        while depth > floor:
-            if index > last:
-                index, base = self._head(base + index), self.window.base
-                data = self.window.data
-                last = len(data) - HEAD_BYTES
-            group, number, length = unpack(data, index)
-            self._count += 1
-            if group != _DELIMITERS:
-                if depth & 1 or group < _FIRST_GROUP:
-                    raise self._bad(base + index, "neither an item nor an element")
-            elif number not in _MAY_FOLLOW[depth & 1] or (number == _ITEM_END and length):
-                raise self._bad(base + index, _NO_END)
-            elif number != _ITEM:
-                depth, length = depth - 1, 0
-            index += 8
-            if length == _UNDEFINED:
-                self._check_depth(depth - floor)
-                depth += 1
-            else:
-                index += length
-        self._stack.pop()
-        return base + index
+        offset = element.value_at
+        self._ends = [_NEVER if element.length == _UNDEFINED else offset + element.length]
+        return self._inside(offset, _within(element.vr, self.walked.syntax), is_checked)
 
-    def _implicit_items(self, offset: int, _: Syntax) -> int:
-        return self._implicit(offset, depth=1)
-
-    def _implicit_item(self, offset: int, _: Syntax) -> int:
-        return self._implicit(offset, depth=2)
-
-    def _explicit(self, offset: int, syntax: Syntax) -> int:
-        """Walk over an explicit item's elements until one has to be entered, or the item ends."""
-        data, base, unpack = self.window.data, self.window.base, _UNPACK_EXPLICIT[syntax.is_little]
-        index, last = offset - base, len(data) - HEAD_BYTES
+    # Nearly all of the time is spent here. So one loop keeps the window in local variables (one
+    # with a method for each kind of step takes three times as long), and the check of `_count`
+    # is left to `_head`, which is called at least once a window. At each turn it leaves what has
+    # ended, slides the window, skips a short element, or reads what else begins; that is skipped
+    # or entered at the end of the turn.
+    def _inside(self, offset: int, syntax: Syntax, is_checked: bool) -> int:  # noqa: C901, FBT001, PLR0912, PLR0915
+        """Walk on from the start of the innermost that is open; return where it ends."""
+        window, ends, count = self.window, self._ends, 0
+        unpack, unpack_length = _UNPACK_HEAD[syntax], _UNPACK_LENGTH[syntax.is_little]
+        # A real Philips object has group 2 in its items; what has no VR may just as well be noise.
+        first = _FIRST_GROUP if syntax.is_implicit else is_checked
+        in_item, outside = not len(ends) & 1, len(ends) - 1
+        data, base = window.data, window.base
+        index, last, end = offset - base, len(data) - HEAD_BYTES, ends[-1] - base
         while True:
-            if index > last:
-                index, base = self._head(base + index), self.window.base
-                data = self.window.data
-                last = len(data) - HEAD_BYTES
-            group, number, vr, length = unpack(data, index)
-            self._count += 1
-            index += 8
-            if group == _DELIMITERS:
-                return self._end_item(base + index, number)
-            if vr in _SHORT:
-                index += length
-            else:
-                length = self._long(data, index, vr, syntax)
-                index += 4
-                if length == _UNDEFINED:
-                    self._stack.append(self._content(vr, syntax, base + index))
+            if index >= end:
+                if index > end:
+                    raise self._bad(base + index, _LEADS_OUT)
+                ends.pop()
+                if len(ends) == outside:
+                    self._count += count
                     return base + index
+                in_item, end = not in_item, ends[-1] - base
+                continue
+            if index > last:
+                self._count, count = self._count + count, 0
+                end += base
+                index, data, base = self._head(base + index), window.data, window.base
+                last, end = len(data) - HEAD_BYTES, end - base
+            group, number, vr, length = unpack(data, index)
+            count += 1
+            if vr in _SHORT and in_item and first <= group != _DELIMITERS:
+                index += 8 + length
+                continue
+            if group == _DELIMITERS:
+                if vr:
+                    (length,) = unpack_length(data, index + 4)
+                index += 8
+                if in_item or number != _ITEM:
+                    if end + base != _NEVER or not _is_end_of(in_item, number, length):
+                        raise self._bad(base + index - 8, _NO_END)
+                    ends[-1], end = base + index, index
+                    continue
+                is_entered = is_checked or length == _UNDEFINED
+                inner = self._of_item(base + index, length, syntax) if is_entered else syntax
+            elif in_item and group >= first:
+                if vr:
+                    if vr not in _LONG:
+                        raise self._bad(base + index, "no such VR")
+                    (length,) = unpack_length(data, index + 8)
+                    index += 4
+                index += 8
+                is_entered = length == _UNDEFINED or (
+                    is_checked
+                    and (vr == b"SQ" or (vr in _MAY_HOLD_ITEMS and group << 16 | number in _NESTED))
+                )
+                if is_entered and vr not in _MAY_HOLD_ITEMS:
+                    if is_checked or vr not in _PIXELS:
+                        raise self._bad(base + index, _NOT_UNDEFINED)
+                    index = self._fragments(base + index, syntax) - base
+                    continue
+                inner = _within(vr, syntax)
+            else:
+                raise self._bad(base + index, "neither an item nor an element")
+            if not is_entered:
                 index += length
+                continue
+            self._enter(base + index, length)
+            if inner is syntax:
+                in_item, end = not in_item, ends[-1] - base
+            else:
+                index = self._inside(base + index, inner, is_checked) - base
 
-    def _long(self, data: bytes, index: int, vr: bytes, syntax: Syntax) -> int:
-        if vr not in _LONG:
-            raise self._bad(self.window.base + index - 8, "no such VR")
-        length: int = _UNPACK_LENGTH[syntax.is_little](data, index)[0]
-        return length
-
-    def _fragments(self, offset: int, syntax: Syntax) -> int:
-        """Walk over the fragments of encapsulated pixels to their end (PS3.5 section A.4)."""
-        unpack = _UNPACK_IMPLICIT[syntax.is_little]
-        while True:
-            index = self._head(offset)  # may replace the window's data
-            group, number, length = unpack(self.window.data, index)
-            self._count += 1
-            if group == _DELIMITERS and number == _SEQUENCE_END:
-                self._stack.pop()
-                return offset + 8
-            if group != _DELIMITERS or number != _ITEM or length == _UNDEFINED:
-                raise self._bad(offset, "neither a fragment nor the end of the pixels")
-            offset += 8 + length
-
-    def _open_item(self, offset: int, syntax: Syntax) -> None:
-        """Enter an item of undefined length.
+    def _of_item(self, offset: int, length: int, syntax: Syntax) -> Syntax:
+        """How an item is written whose first head is at ``offset``.
 
         Within explicit VR an item may be in implicit VR: those of UN must be (PS3.5 section
         6.2.2), and yet a real Hologic image has explicit ones there. So the item's first head
         tells, as it does for pydicom: a VR is two capital letters.
         """
-        self._check_depth(1)
-        if syntax.is_little and not self._is_explicit(offset):
-            self._stack.append((_Walk._implicit_item, _IMPLICIT))
-        else:
-            self._stack.append((_Walk._explicit, syntax))
+        if syntax is not _EXPLICIT or not length:
+            return syntax
+        index = self._head(offset)
+        return syntax if _is_vr(self.window.data[index + 4 : index + 6]) else _IMPLICIT
 
-    def _check_depth(self, more: int) -> None:
-        """See that so many levels more than the stack shows are not too many."""
-        if len(self._stack) + more > 2 * MAX_DEPTH:  # a sequence and its item are two
-            raise _too_deep()
+    def _enter(self, offset: int, length: int) -> None:
+        """Note that a sequence or an item begins at ``offset``."""
+        end = _NEVER if length == _UNDEFINED else offset + length
+        if self._ends[-1] < end != _NEVER:
+            raise self._bad(offset, _LEADS_OUT)
+        self._ends.append(end)
+        if len(self._ends) > 2 * MAX_DEPTH:  # a sequence and its item are two
+            raise Broken(Reason.TOO_COMPLEX, f"nested deeper than {MAX_DEPTH} sequences")
 
-    def _end_item(self, offset: int, number: int) -> int:
-        index = offset - self.window.base
-        if number != _ITEM_END or any(self.window.data[index - 4 : index]):
-            raise self._bad(offset - 8, _NO_END)
-        self._stack.pop()
-        return offset
+    def _fragments(self, offset: int, syntax: Syntax) -> int:
+        """Walk over the fragments of encapsulated pixels to their end (PS3.5 section A.4)."""
+        unpack = _UNPACK_ITEM[syntax.is_little]
+        self._ends.append(_NEVER)
+        while True:
+            index = self._head(offset)  # may replace the window's data
+            group, number, length = unpack(self.window.data, index)
+            self._count += 1
+            if group == _DELIMITERS and number == _SEQUENCE_END:
+                self._ends.pop()
+                return offset + 8
+            if group != _DELIMITERS or number != _ITEM or length == _UNDEFINED:
+                raise self._bad(offset, "neither a fragment nor the end of the pixels")
+            offset += 8 + length
 
     def _head(self, offset: int) -> int:
         """The index of the head at ``offset``, which must be there."""
@@ -442,7 +339,7 @@ class _Walk:
         )
 
     def _is_inside(self) -> bool:
-        return bool(self._stack or self._levels)
+        return bool(self._ends)
 
     def _bad(self, offset: int, what: str) -> Broken:
         """Rules are broken at ``offset``: behind a whole object, within it, or not written yet."""
@@ -458,12 +355,14 @@ def _is_vr(two: bytes) -> bool:
     return two.isalpha() and two.isupper()
 
 
-def _end(offset: int, length: int) -> int | None:
-    return None if length == _UNDEFINED else offset + length
+def _is_end_of(in_item: bool, number: int, length: int) -> bool:  # noqa: FBT001 - in a loop
+    """Does this delimiter end an item, or else a sequence?"""
+    return number == _ITEM_END and not length if in_item else number == _SEQUENCE_END
 
 
-def _too_deep() -> Broken:
-    return Broken(Reason.TOO_COMPLEX, f"nested deeper than {MAX_DEPTH} sequences")
+def _within(vr: bytes, syntax: Syntax) -> Syntax:
+    """How the items of such an element are written."""
+    return _IMPLICIT if vr == b"UN" and not syntax.is_little else syntax  # PS3.5 section 6.2.2
 
 
 # -- before the data set ---------------------------------------------------------------------
