@@ -162,7 +162,7 @@ class Worker:
             "path": os.fsdecode(path),
             "lock_wait_s": self._timeout_s * LOCK_SHARE,
         }
-        return self._outcome(request, self._timeout_s)
+        return self._outcome(request)
 
     def import_sizes(self, path: bytes, wanted: SizesWanted) -> Outcome:
         """See `OpenRem`."""
@@ -174,12 +174,9 @@ class Worker:
             "overwrite": wanted.overwrite,
             "lock_wait_s": self._timeout_s * LOCK_SHARE,
         }
-        try:
-            answer = self._ask(request, Sized, self._timeout_s)
-        except Lost as lost:
-            return Vanished(detail=str(lost))
-        if isinstance(answer, NotOk):
-            return Failed(reason=reason_of(answer.failure), detail=detail_of(answer.failure))
+        answer = self._imported(request, Sized)
+        if isinstance(answer, Failed | Vanished):
+            return answer
         return SizesDone(
             facts=SizesFacts(of=answer.of, already=answer.already, warnings=answer.warnings)
         )
@@ -192,12 +189,9 @@ class Worker:
             "path": os.fsdecode(folder),
             "lock_wait_s": self._timeout_s * LOCK_SHARE,
         }
-        try:
-            answer = self._ask(request, StudyHeldOf, self._timeout_s)
-        except Lost as lost:
-            return Vanished(detail=str(lost))
-        if isinstance(answer, NotOk):
-            return Failed(reason=reason_of(answer.failure), detail=detail_of(answer.failure))
+        answer = self._imported(request, StudyHeldOf)
+        if isinstance(answer, Failed | Vanished):
+            return answer
         return StudyDone(facts=_facts_of(answer))
 
     def recorded(self, objects: Sequence[Recordable]) -> Collection[Recordable]:
@@ -215,7 +209,7 @@ class Worker:
     def prove(self, path: bytes, importer: Importer) -> Outcome:
         """See `OpenRem`."""
         request = {"op": "prove", "importer": importer.value, "path": os.fsdecode(path)}
-        return self._outcome(request, self._timeout_s)
+        return self._outcome(request)
 
     def close(self) -> None:
         """See `OpenRem`. May be called from another thread to break off a running request."""
@@ -235,13 +229,10 @@ class Worker:
             raise OpenRemUnreachable(*_as_outage(answer.failure))
         return answer
 
-    def _outcome(self, request: dict[str, Any], timeout_s: float) -> Outcome:
-        try:
-            answer = self._ask(request, Held, timeout_s)
-        except Lost as lost:
-            return Vanished(detail=str(lost))
-        if isinstance(answer, NotOk):
-            return Failed(reason=reason_of(answer.failure), detail=detail_of(answer.failure))
+    def _outcome(self, request: dict[str, Any]) -> Outcome:
+        answer = self._imported(request, Held)
+        if isinstance(answer, Failed | Vanished):
+            return answer
         facts = Facts(
             content=answer.content,
             studies=answer.studies,
@@ -250,6 +241,16 @@ class Worker:
             warnings=answer.warnings,
         )
         return Done(facts=facts)
+
+    def _imported(self, request: dict[str, Any], kind: type[Answer]) -> Answer | Failed | Vanished:
+        """What came of the import of a file, a study or a table, or of the proof of one."""
+        try:
+            answer = self._ask(request, kind, self._timeout_s)
+        except Lost as lost:
+            return Vanished(detail=str(lost))
+        if isinstance(answer, NotOk):
+            return Failed(reason=reason_of(answer.failure), detail=detail_of(answer.failure))
+        return answer
 
     def _ask(self, request: dict[str, Any], kind: type[Answer], timeout_s: float) -> Answer | NotOk:
         """The answer. Raises `Lost` if none came; then the process is gone."""
