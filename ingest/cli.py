@@ -125,8 +125,20 @@ def _run(file: Path | None, *, once: bool) -> int:
     help="Delete each source once OpenREM provably holds it, or as a rule of yours says.",
 )
 @click.option("--workers", type=click.IntRange(1, 16), help="OpenREM processes to use.")
+@click.option(
+    "--failures",
+    "listed",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="List each file that is not imported there (CSV), and not in state_dir.",
+)
 def _import(
-    file: Path | None, *, paths: tuple[Path, ...], delete: bool, workers: int | None
+    file: Path | None,
+    *,
+    paths: tuple[Path, ...],
+    delete: bool,
+    workers: int | None,
+    listed: Path | None,
 ) -> int:
     """Import files and folders by hand; the sources are kept."""
     _quieter()
@@ -134,7 +146,7 @@ def _import(
     if workers is not None:
         openrem = settings.openrem.model_copy(update={"workers": workers})
         settings = settings.model_copy(update={"openrem": openrem})
-    return bulk.import_by_hand(settings, paths, delete=delete)
+    return bulk.import_by_hand(settings, paths, delete=delete, failures=listed)
 
 
 @_command("classify")

@@ -14,7 +14,7 @@ on its journey; afterwards a digest of it stays, enough to answer "what became o
 import json
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -339,6 +339,21 @@ class Ledger(Notes):
             (json.dumps(list(drops)), json.dumps([state.name for state in states]), limit),
         )
         return [_job(row) for row in rows]
+
+    def all_live(self, drops: Sequence[str], states: Sequence[State]) -> Iterator[Job]:
+        """All of them, however many: some at a time, folder by folder."""
+        for drop, state in ((drop, state.name) for drop in drops for state in states):
+            place = (drop, state, "", 0)
+            while rows := self.rows(
+                f"""
+                SELECT {_COLUMNS}, study_order FROM job
+                WHERE drop_name = ? AND state = ? AND (study_order, id) > (?, ?)
+                ORDER BY study_order, id LIMIT 1000
+                """,  # noqa: S608 - our own columns
+                place,
+            ):
+                yield from (_job(row[:-1]) for row in rows)
+                place = (drop, state, str(rows[-1][-1]), _int(rows[-1][0]))
 
     def claimed(self, job: Job, claim: str, now: float) -> None:
         """Note the intent to set a file aside under this claim id (before it is done)."""

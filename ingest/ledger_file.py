@@ -156,7 +156,7 @@ class LedgerFile:
                     self._connection.close()
                     raise
                 if self.is_new:
-                    _give_to_owner_of(path.parent, path)
+                    give_to_owner_of(path.parent, path)
         except sqlite3.Error as error:
             raise trouble_with(path, error) from error
 
@@ -255,8 +255,8 @@ def _check_place(path: Path, *, read_only: bool) -> None:
             ) from error
 
 
-def _give_to_owner_of(folder: Path, path: Path) -> None:
-    """A ledger that root makes by a command must be the service's user's."""
+def give_to_owner_of(folder: Path, path: Path) -> None:
+    """What root makes in the state folder by a command must be the service's user's."""
     if os.geteuid() == 0:
         owner = folder.stat()
         with contextlib.suppress(OSError):

@@ -29,7 +29,7 @@ from ingest.errors import (
 from ingest.ledger import Ledger
 from ingest.ledger_file import digest
 from ingest.lookout import Lookout, Rhythm, Source
-from ingest.model import Job, State
+from ingest.model import State
 from ingest.openrem.importers import Worker
 from ingest.setback import place_of
 from ingest.upkeep import PERIOD_S as UPKEEP_PERIOD_S
@@ -427,8 +427,3 @@ class LedgerHealth:
                 return
             self._trouble = None
         _log.info("ledger.recovered")
-
-
-def waiting(ledger: Ledger, inboxes: Sequence[Inbox], limit: int) -> list[Job]:
-    """Files that a drained run leaves behind: incomplete ones, and those to be tried again."""
-    return ledger.live([inbox.name for inbox in inboxes], (State.SEEN, State.READY), limit)

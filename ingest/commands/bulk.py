@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ingest import claim, locks, mounts, parts, service, watch
+from ingest.commands.listing import Listing, check_file, forget_old
 from ingest.commands.once import once
 from ingest.commands.run import stopped_by_signals
 from ingest.commands.show import Run, now
@@ -26,20 +27,29 @@ class Chosen:
         """Choose these; what is found, and folders that can't be read, are shown."""
         self._paths = paths
         self._shown = shown
+        self._found = 0  # by the sweep that found most
+        self._is_met = False
 
     def everything(self) -> Iterator[bytes]:
-        """Every file."""
+        """Every file. An import that takes long sweeps them again and again."""
+        for number, path in enumerate(self._all(), start=1):
+            if number > self._found:
+                self._found = number
+                self._shown.found()
+            yield path
+        if not self._is_met:
+            self._is_met = True
+            self._shown.met()
+
+    def _all(self) -> Iterator[bytes]:
         for path in self._paths:
             if os.path.isdir(path) and not os.path.islink(path):
-                for found in watch.Tree(path, on_folder=self._folder).everything():
-                    self._shown.found()
-                    yield found
+                yield from watch.Tree(path, on_folder=self._folder).everything()
             else:
-                self._shown.found()
                 yield path
 
     def _folder(self, folder: watch.Folder) -> None:
-        if not folder.is_readable:
+        if not folder.is_readable and not self._is_met:
             self._shown.refused(folder.path, Reason.UNREADABLE)
 
     def changed(self, _now_ns: int) -> Iterator[bytes]:
@@ -47,17 +57,30 @@ class Chosen:
         return iter(())
 
 
-def import_by_hand(settings: Settings, paths: Sequence[Path], *, delete: bool) -> int:
-    """Import these; returns the exit code."""
+def import_by_hand(
+    settings: Settings, paths: Sequence[Path], *, delete: bool, failures: Path | None = None
+) -> int:
+    """Import these; returns the exit code.
+
+    Args:
+        settings: the configuration.
+        paths: files and folders.
+        delete: each source, once it is proven.
+        failures: where what failed is listed, if not in the state folder.
+    """
+    if failures is not None:
+        check_file(failures)
     chosen = _by_folder(paths, _drop_roots(settings))
     inboxes = _inboxes(chosen, settings, delete=delete)
-    shown = Run()
+    listing = Listing(settings.state_dir, began=now(), file=failures)
+    shown = Run(listing, sources=len(inboxes), is_final_later=True)
     sources = {inbox.name: Chosen(chosen[inbox.root], shown) for inbox in inboxes}
     with (
         stopped_by_signals() as stop,
         locks.only_one(settings.state_dir, locks.IMPORT, wait_s=2.0),
         parts.openrem_database(settings),
     ):
+        forget_old(settings.state_dir, now())
         ledger = Ledger(settings.ledger_path)
         try:
             ledger.forget(BY_HAND, now())

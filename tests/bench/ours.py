@@ -16,6 +16,7 @@ from tests.bench.runner import Runner
 from tests.system.harness import Service, files_below
 
 _HANDFUL = 6
+FOLDERS = ("drop", "state", "failed")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,16 +70,9 @@ def with_workers(workers: int) -> Runner:
     return Runner(name=name, started=started)
 
 
-@contextmanager
-def a_service(place: Place, *, workers: int, interpreter: str = "") -> Iterator[Drop]:
-    """Start it with a configuration as README has it. No longer than inside.
-
-    Args:
-        place: where.
-        workers: how many.
-        interpreter: OpenREM's, if it isn't the real one.
-    """
-    folder, state, quarantine = (place.folder / name for name in ("drop", "state", "failed"))
+def configure(place: Place, *, workers: int, interpreter: str = "") -> Path:
+    """Write a configuration as README has it, and make its drop folder. See `a_service`."""
+    folder, state, quarantine = (place.folder / name for name in FOLDERS)
     folder.mkdir(exist_ok=True)
     config = place.folder / "openrem-ingest.toml"
     environment = place.site.environment(place.database)
@@ -91,6 +85,20 @@ def a_service(place: Place, *, workers: int, interpreter: str = "") -> Iterator[
         f'[quarantine]\npath = "{quarantine}"',
     ]
     config.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return config
+
+
+@contextmanager
+def a_service(place: Place, *, workers: int, interpreter: str = "") -> Iterator[Drop]:
+    """Start it with a configuration as README has it. No longer than inside.
+
+    Args:
+        place: where.
+        workers: how many.
+        interpreter: OpenREM's, if it isn't the real one.
+    """
+    config = configure(place, workers=workers, interpreter=interpreter)
+    folder, state, quarantine = (place.folder / name for name in FOLDERS)
     log = place.folder / "run.stderr"
     with log.open("wb") as err:
         process = subprocess.Popen(
