@@ -15,7 +15,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from ingest.bell import Bell
@@ -23,6 +23,7 @@ from ingest.config import BY_HAND
 from ingest.errors import HINDRANCES, IngestError, Reason
 from ingest.ledger_file import digest, stored
 from ingest.ledger_notes import Notes
+from ingest.ledger_rows import COLUMNS, job_of, number, reason_of, text_of
 from ingest.model import (
     GATHERED,
     IN_HAND,
@@ -38,12 +39,8 @@ from ingest.model import (
 )
 
 NEVER = 9e15  # seconds since the epoch
+AT_ONCE = 5000  # rows read, or changed in one transaction, where there may be any number
 GATHER = "~~"  # before the order of what waits for the rest of its study: behind all others
-
-_COLUMNS = (
-    "id, drop_name, path, device, inode, size, mtime_ns, ctime_ns, state, header, importer, "
-    "claim, attempts, deaths, not_before, reason, detail, updated"
-)
 
 
 class Overtaken(IngestError):
@@ -73,15 +70,15 @@ class Ledger(Notes):
     def find(self, path: bytes) -> Job | None:
         """The job of the file at ``path``, in whatever state."""
         rows = self.rows(
-            f"SELECT {_COLUMNS} FROM job WHERE digest = ?",  # noqa: S608 - our own columns
+            f"SELECT {COLUMNS} FROM job WHERE digest = ?",  # noqa: S608 - our own columns
             (digest(path),),
         )
-        return _job(rows[0], path) if rows else None
+        return job_of(rows[0], path) if rows else None
 
     def get(self, job_id: int) -> Job:
         """The job with this id."""
-        rows = self.rows(f"SELECT {_COLUMNS} FROM job WHERE id = ?", (job_id,))  # noqa: S608
-        return _job(rows[0])
+        rows = self.rows(f"SELECT {COLUMNS} FROM job WHERE id = ?", (job_id,))  # noqa: S608
+        return job_of(rows[0])
 
     def see(
         self, *, drop: str, path: bytes, snapshot: Snapshot, now: float, in_hand: bool = False
@@ -181,7 +178,7 @@ class Ledger(Notes):
             job,
             State.READY,
             now,
-            header=_text(header) if header else None,
+            header=text_of(header) if header else None,
             study_uid=header.study_uid if header else None,
             sop_uid=header.sop_instance_uid if header else None,
             study_order=GATHER + order if is_gathered else order,
@@ -196,7 +193,7 @@ class Ledger(Notes):
         with self.writing() as connection:
             connection.execute(
                 "UPDATE job SET header = ?, study_uid = ?, sop_uid = ? WHERE id = ?",
-                (_text(header), header.study_uid, header.sop_instance_uid, job.id),
+                (text_of(header), header.study_uid, header.sop_instance_uid, job.id),
             )
 
     def next_ready(
@@ -215,7 +212,7 @@ class Ledger(Notes):
             for drop in drops
             for row in self.rows(
                 f"""
-                SELECT {_COLUMNS}, study_order FROM job
+                SELECT {COLUMNS}, study_order FROM job
                 WHERE drop_name = ? AND state = 'READY' AND +not_before <= ?
                   AND study_order < '{GATHER}'
                   AND study_uid NOT IN (SELECT value FROM json_each(?))
@@ -224,22 +221,26 @@ class Ledger(Notes):
                 (drop, now, json.dumps(list(busy_studies))),
             )
         ]
-        first = min(rows, key=lambda row: (str(row[-1]), _int(row[0])), default=None)
-        return _job(first[:-1]) if first else None
+        first = min(rows, key=lambda row: (str(row[-1]), number(row[0])), default=None)
+        return job_of(first[:-1]) if first else None
 
     def recordable(self, drops: Sequence[str], limit: int) -> list[Recordable]:
-        """The next objects to import in these drop folders, at most so many of each."""
-        return [
-            Recordable(importer=Importer(importer), study_uid=str(study), sop_instance_uid=str(sop))
-            for drop in drops
-            for importer, study, sop in self.rows(
+        """The next so many objects to import in these drop folders."""
+        rows: list[tuple[object, ...]] = []
+        for drop in drops:
+            rows += self.rows(
                 """
-                SELECT importer, study_uid, sop_uid FROM job
+                SELECT importer, study_uid, sop_uid, study_order, id FROM job
                 WHERE drop_name = ? AND state = 'READY' AND study_order < ? AND sop_uid NOT NULL
                 ORDER BY study_order, id LIMIT ?
                 """,
                 (drop, GATHER, limit),
             )
+            # Each time: an import of a thousand folders must not ask for a thousand times as many.
+            rows = sorted(rows, key=lambda row: (str(row[3]), number(row[4])))[:limit]
+        return [
+            Recordable(importer=Importer(importer), study_uid=str(study), sop_instance_uid=str(sop))
+            for importer, study, sop, _, _ in rows
         ]
 
     def gathering(self, drops: Sequence[str]) -> list[StudyPart]:
@@ -260,7 +261,7 @@ class Ledger(Notes):
                 study_uid=str(uid),
                 drop=str(drop),
                 order=str(order),
-                unsettled=_int(unsettled),
+                unsettled=number(unsettled),
                 quiet_at=float(str(quiet_at)),
             )
             for uid, drop, order, unsettled, quiet_at in rows
@@ -270,24 +271,24 @@ class Ledger(Notes):
         """The files of such a study that wait, by arrival."""
         rows = self.rows(
             f"""
-            SELECT {_COLUMNS} FROM job
+            SELECT {COLUMNS} FROM job
             WHERE drop_name IN (SELECT value FROM json_each(?)) AND state = 'READY'
               AND study_order >= '{GATHER}' AND study_uid = ? ORDER BY id
             """,  # noqa: S608 - our own columns
             (json.dumps(list(drops)), study_uid),
         )
-        return [_job(row) for row in rows]
+        return [job_of(row) for row in rows]
 
     def due(self, drops: Sequence[str], now: float, limit: int) -> list[Job]:
         """Files not yet complete, or left with a passing hindrance, whose time has come."""
         # One by one, as in next_ready: so the index gives the order.
         jobs = [
-            _job(row)
+            job_of(row)
             for drop in drops
             for state in (State.SEEN, State.LEFT)
             for row in self.rows(
                 f"""
-                SELECT {_COLUMNS} FROM job WHERE drop_name = ? AND state = ? AND not_before <= ?
+                SELECT {COLUMNS} FROM job WHERE drop_name = ? AND state = ? AND not_before <= ?
                 ORDER BY not_before LIMIT ?
                 """,  # noqa: S608 - our own columns
                 (drop, state.name, now, limit),
@@ -315,7 +316,7 @@ class Ledger(Notes):
         """What is in hand for other drop folders than these, manual imports aside."""
         rows = self.rows(
             f"""
-            SELECT {_COLUMNS} FROM job
+            SELECT {COLUMNS} FROM job
             WHERE state IN (SELECT value FROM json_each(?)) AND path IS NOT NULL
               AND drop_name NOT IN (SELECT value FROM json_each(?)) AND drop_name NOT GLOB ?
             """,  # noqa: S608 - our own columns
@@ -325,20 +326,20 @@ class Ledger(Notes):
                 BY_HAND + " *",
             ),
         )
-        return [_job(row) for row in rows]
+        return [job_of(row) for row in rows]
 
     def live(self, drops: Sequence[str], states: Sequence[State], limit: int) -> list[Job]:
         """Jobs in these states, oldest first."""
         rows = self.rows(
             f"""
-            SELECT {_COLUMNS} FROM job
+            SELECT {COLUMNS} FROM job
             WHERE drop_name IN (SELECT value FROM json_each(?))
               AND state IN (SELECT value FROM json_each(?))
             ORDER BY id LIMIT ?
             """,  # noqa: S608 - our own columns
             (json.dumps(list(drops)), json.dumps([state.name for state in states]), limit),
         )
-        return [_job(row) for row in rows]
+        return [job_of(row) for row in rows]
 
     def all_live(self, drops: Sequence[str], states: Sequence[State]) -> Iterator[Job]:
         """All of them, however many: some at a time, folder by folder."""
@@ -346,14 +347,14 @@ class Ledger(Notes):
             place = (drop, state, "", 0)
             while rows := self.rows(
                 f"""
-                SELECT {_COLUMNS}, study_order FROM job
+                SELECT {COLUMNS}, study_order FROM job
                 WHERE drop_name = ? AND state = ? AND (study_order, id) > (?, ?)
-                ORDER BY study_order, id LIMIT 1000
+                ORDER BY study_order, id LIMIT {AT_ONCE}
                 """,  # noqa: S608 - our own columns
                 place,
             ):
-                yield from (_job(row[:-1]) for row in rows)
-                place = (drop, state, str(rows[-1][-1]), _int(rows[-1][0]))
+                yield from (job_of(row[:-1]) for row in rows)
+                place = (drop, state, str(rows[-1][-1]), number(rows[-1][0]))
 
     def claimed(self, job: Job, claim: str, now: float) -> None:
         """Note the intent to set a file aside under this claim id (before it is done)."""
@@ -437,15 +438,25 @@ class Ledger(Notes):
             drops: how the names of its folders begin.
             now: seconds since the epoch.
         """
-        states = json.dumps([state.name for state in LIVE | {State.DONE, State.IGNORED}])
+        names = self.rows(
+            "SELECT DISTINCT drop_name FROM job WHERE drop_name GLOB ?", (drops + " *",)
+        )
+        for (name,) in names:
+            for state in LIVE | {State.DONE, State.IGNORED}:
+                while self._forget(str(name), state, now) == AT_ONCE:
+                    pass
+
+    def _forget(self, drop: str, state: State, now: float) -> int:
+        """A few at a time: the service, which writes here too, waits for no more than that."""
         with self.writing() as connection:
-            connection.execute(
+            changed = connection.execute(
                 """
-                UPDATE job SET state = ?, path = NULL, claim = '', updated = ?
-                WHERE drop_name GLOB ? AND state IN (SELECT value FROM json_each(?))
+                UPDATE job SET state = ?, path = NULL, claim = '', updated = ? WHERE id IN
+                    (SELECT id FROM job WHERE drop_name = ? AND state = ? LIMIT ?)
                 """,
-                (State.GONE.name, now, drops + " *", states),
+                (State.GONE.name, now, drop, state.name, AT_ONCE),
             )
+            return changed.rowcount
 
     def keep_only(self, roots: Mapping[str, bytes], *, spare: str, now: float) -> None:
         """End what is known of files that lie in none of these drop folders, or in another one.
@@ -568,20 +579,20 @@ class Ledger(Notes):
             "AND drop_name NOT GLOB ? GROUP BY 1 ORDER BY 1",
             (since, BY_HAND + " *"),
         )
-        return {str(rule): _int(count) for rule, count in rows}
+        return {str(rule): number(count) for rule, count in rows}
 
     def stuck(self, drops: Sequence[str], limit: int) -> list[Job]:
         """Jobs that wait for a reason, the oldest first."""
         rows = self.rows(
             f"""
-            SELECT {_COLUMNS} FROM job
+            SELECT {COLUMNS} FROM job
             WHERE drop_name IN (SELECT value FROM json_each(?)) AND path IS NOT NULL
               AND state IN (SELECT value FROM json_each(?)) AND reason IS NOT NULL
             ORDER BY id LIMIT ?
             """,  # noqa: S608 - our own columns
             (json.dumps(list(drops)), json.dumps([state.name for state in LIVE]), limit),
         )
-        return [_job(row) for row in rows]
+        return [job_of(row) for row in rows]
 
     def history(self, job_id: int) -> list[tuple[float, State, Reason | None, str]]:
         """All transitions of a job, in order."""
@@ -589,65 +600,16 @@ class Ledger(Notes):
             "SELECT at, state, reason, detail FROM event WHERE job = ? ORDER BY rowid", (job_id,)
         )
         return [
-            (float(str(at)), State[str(state)], _reason(reason), str(detail))
+            (float(str(at)), State[str(state)], reason_of(reason), str(detail))
             for at, state, reason, detail in rows
         ]
 
 
-def _job(row: Sequence[object], path: bytes | None = None) -> Job:
-    (job_id, drop, own_path, device, inode, size, mtime_ns, ctime_ns, state, header, importer) = (
-        row[:11]
-    )
-    claim, attempts, deaths, not_before, reason, detail, since = row[11:]
-    return Job(
-        id=_int(job_id),
-        drop=str(drop),
-        path=own_path if isinstance(own_path, bytes) else path or b"",
-        snapshot=Snapshot(
-            device=_int(device),
-            inode=_int(inode),
-            size=_int(size),
-            mtime_ns=_int(mtime_ns),
-            ctime_ns=_int(ctime_ns),
-        ),
-        state=State[str(state)],
-        header=_header(header),
-        importer=Importer(importer) if importer else None,
-        claim=str(claim),
-        attempts=_int(attempts),
-        deaths=_int(deaths),
-        not_before=float(str(not_before)),
-        since=float(str(since)),
-        reason=_reason(reason),
-        detail=str(detail),
-    )
-
-
-def _int(value: object) -> int:
-    assert isinstance(value, int | bytes)  # noqa: S101 - the schema says so
-    return int(value)
-
-
-def _text(header: Header) -> str:
-    """As it is kept; `dataclasses.asdict` would copy each value deeply."""
-    return json.dumps({field.name: getattr(header, field.name) for field in fields(header)})
-
-
-def _header(value: object) -> Header | None:
-    if not isinstance(value, str):
-        return None
-    fields = json.loads(value)
-    fields["image_type"] = tuple(fields["image_type"])
-    return Header(**fields)
-
-
-def _reason(code: object) -> Reason | None:
-    return Reason.from_code(code) if isinstance(code, str) else None
-
-
 def _tally(row: Sequence[object]) -> Tally:
     drop, state, reason, count = row
-    return Tally(drop=str(drop), state=State[str(state)], reason=_reason(reason), count=_int(count))
+    return Tally(
+        drop=str(drop), state=State[str(state)], reason=reason_of(reason), count=number(count)
+    )
 
 
 def _record(connection: sqlite3.Connection, job_id: int, now: float) -> None:

@@ -23,6 +23,7 @@ from ingest.presence import Absence
 
 SAY_S = 30.0  # between two lines where stderr is no terminal
 DRAW_S = 0.1
+WHERE_ALL_ARE = "openrem-ingest failures and openrem-ingest status show them"
 
 
 def out() -> Console:
@@ -280,7 +281,8 @@ class Run:
         for one in examples:
             detail = f" ({one.detail})" if one.detail else ""
             self.complain(f"  {log.shown(one.path)}{detail}")
-        self.complain(f"  and {count - len(examples):,} more")
+        where = "" if self.is_final_later else f": {WHERE_ALL_ARE}"
+        self.complain(f"  and {count - len(examples):,} more{where}")
 
 
 def now() -> float:

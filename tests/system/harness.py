@@ -330,10 +330,10 @@ class Ground:
         """Run the demo, which may take minutes."""
         return self.says("demo", "--dir", folder, config=False, deadline_s=600)
 
-    def starts(self, *arguments: str | bytes | Path) -> subprocess.Popen[bytes]:
-        """Start a command."""
+    def starts(self, *arguments: str | bytes | Path, first: str = "") -> subprocess.Popen[bytes]:
+        """Start a command; ``first`` is what its interpreter runs before anything else."""
         return subprocess.Popen(
-            self._argv(arguments),
+            self._argv(arguments, first=first),
             cwd=self.root,
             env=_environment(),
             stdin=subprocess.DEVNULL,

@@ -1,5 +1,6 @@
 """`import`: files and folders by hand; the sources stay unless told otherwise."""
 
+import csv
 import os
 import signal
 from pathlib import Path
@@ -108,6 +109,89 @@ def test_what_openrem_has_costs_no_import(ground: Ground) -> None:
     said = ground.says("import", folder)
     assert "held-in-part" in said.out, said
     assert ground.number(_TASKS) > 40
+
+
+# It comes upon 20 files, and then upon nothing more.
+_MEETS_FOR_EVER = """
+import threading
+from ingest.commands import bulk
+everything = bulk.Chosen.everything
+
+def meets_for_ever(self):
+    for number, path in enumerate(everything(self)):
+        if number == 20:
+            threading.Event().wait()
+        yield path
+
+bulk.Chosen.everything = meets_for_ever
+"""
+
+
+def test_killed_before_it_has_met_all_it_has_imported_nothing(ground: Ground) -> None:
+    """The next one begins anew, and keeps no trace of what the first had noted."""
+    folder = _images(ground, 30)
+    (folder / "no.dcm").touch()
+    process = ground.starts("import", folder, first=_MEETS_FOR_EVER)
+    met = "SELECT count(*) FROM job WHERE state IN ('READY', 'LEFT')"
+    until(lambda: ground.state.exists() and ground.ledger(met) == [(20,)], "20 files are met")
+    process.kill()
+    process.communicate(timeout=END_S)
+    assert ground.events() == 0
+    assert ground.ledger("SELECT count(*) FROM job WHERE path NOT NULL") == [(20,)]
+
+    said = ground.says("import", folder)
+    assert _summary(said.out) == {
+        "imported": 30,
+        "already there": 0,
+        "ignored": 0,
+        "not imported: empty": 1,
+    }
+    assert (ground.events(), ground.number(_TASKS)) == (30, 30)
+    assert ground.ledger("SELECT count(*) FROM job WHERE path NOT NULL") == [(0,)]
+
+
+def test_of_many_failures_a_few_are_shown_and_all_are_listed(ground: Ground) -> None:
+    """In a file for its owner only: nothing else that is kept names them."""
+    folder = _images(ground, 1)
+    for number in range(40):
+        (folder / f"Miller^Anna {number}.txt").write_text("no DICOM", encoding="utf-8")
+    said = ground.says("import", folder)
+    assert said.code == 1, said
+    assert _summary(said.out)["not imported: not-dicom"] == 40
+    assert sum("Miller^Anna" in line for line in said.err.splitlines()) == 6
+    assert "and 37 more" in said.err
+    (file,) = (ground.state / "imports").iterdir()
+    assert said.out.splitlines()[-1].endswith(f": {file}")
+    assert file.stat().st_mode & 0o777 == 0o600
+    with file.open(encoding="utf-8", newline="") as reading:
+        rows = list(csv.DictReader(reading))
+    assert {Path(row["path"]) for row in rows} == set(folder.glob("*.txt"))
+    assert {(row["reason"], bool(row["next"])) for row in rows} == {("not-dicom", True)}
+    kept = [path for path in ground.state.rglob("*") if path.is_file() and path != file]
+    assert kept
+    assert not [path for path in kept if b"Miller" in path.read_bytes()]
+
+
+def test_all_are_listed_where_the_user_says(ground: Ground) -> None:
+    """Nothing but an earlier list is written over, and nobody waits hours to hear of it."""
+    folder = _folder(ground)
+    own = ground.root / "own.csv"
+    own.write_text("figures", encoding="utf-8")
+    said = ground.says("import", "--failures", own, folder)
+    assert (said.code, len(said.err.splitlines())) == (2, 1), said
+    assert "Next: " in said.err
+    assert own.read_text(encoding="utf-8") == "figures"
+    assert ground.events() == 0
+
+    own.unlink()
+    said = ground.says("import", "--failures", own, folder)
+    assert said.code == 1, said
+    lines = own.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 3
+    assert {"a/cut.dcm", "notes.txt"} == {
+        Path(line.partition(",")[0]).relative_to(folder).as_posix() for line in lines[1:]
+    }
+    assert not (ground.state / "imports").exists()
 
 
 def _images(ground: Ground, count: int) -> Path:

@@ -414,6 +414,71 @@ def test_live_jobs_are_listed_by_state_oldest_first(ledger: Ledger) -> None:
     assert ledger.live(["sr"], [State.CLAIMED, State.PROVEN], 1) == [jobs[0]]
 
 
+def test_all_that_a_manual_import_left_is_forgotten_a_few_at_a_time(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the service, which writes here meanwhile, never waits long for its turn."""
+    monkeypatch.setattr("ingest.ledger.AT_ONCE", 3)
+    for number in range(20):
+        brought_to(ledger, (State.DONE, State.LEFT)[number % 2], b"/%d" % number, "by hand 1")
+    changes: list[int] = []
+    forget = ledger._forget
+
+    def forget_some(drop: str, state: State, now: float) -> int:
+        changes.append(forget(drop, state, now))
+        return changes[-1]
+
+    monkeypatch.setattr(ledger, "_forget", forget_some)
+
+    ledger.forget("by hand", NOW)
+
+    assert [(one.state, one.count) for one in ledger.tallies()] in (
+        [(State.GONE, 10), (State.GONE, 10)],
+        [(State.GONE, 20)],
+    )
+    assert sum(changes) == 20
+    assert max(changes) == 3
+
+
+def test_however_many_are_live_each_is_told_once(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page at a time, also where all have the same order."""
+    monkeypatch.setattr("ingest.ledger.AT_ONCE", 3)
+    expected = set()
+    for number in range(25):
+        drop, path = ("sr", "dx")[number % 2], b"/%d" % number
+        if number % 5 == 0:
+            seen(ledger, path, drop=drop)
+        elif number % 3:
+            ready(ledger, path, drop=drop, order=str(number % 2))
+        else:
+            ledger.left(seen(ledger, path, drop=drop), Reason.EMPTY, "", NOW)
+        if number % 5 and drop == "dx":
+            expected.add(path)
+
+    found = [job.path for job in ledger.all_live(["dx"], [State.READY, State.LEFT])]
+
+    assert len(found) == len(set(found))
+    assert set(found) == expected
+
+
+def test_the_next_to_ask_for_are_the_next_of_all_folders(ledger: Ledger) -> None:
+    """And not so many of each: there may be thousands."""
+    for number in range(12):
+        ready(
+            ledger,
+            b"/%d" % number,
+            drop=f"d{number % 4}",
+            order=f"{number:02}",
+            study=f"1.{number}",
+        )
+
+    asked = ledger.recordable([f"d{number}" for number in range(4)], 5)
+
+    assert [one.study_uid for one in asked] == [f"1.{number}" for number in range(5)]
+
+
 def test_what_is_in_hand_under_a_former_name_is_found(ledger: Ledger) -> None:
     """Not what is in hand for the folders of today, nor for a manual import."""
     job = brought_to(ledger, State.CLAIMED, b"/1")
