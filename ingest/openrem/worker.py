@@ -502,10 +502,12 @@ class OpenREM:
     def prove(self, request: Answer) -> Answer:
         """What OpenREM holds of this object, without importing it."""
         with self._reading_as(request["importer"]):
-            dataset = self.read(request["path"])
-            dataset.decode()
+            dataset = self.read(request["path"])  # what is asked of it is no text: no decode()
             content = file_content(dataset)
-        self.fresh_connection()
+        if self.savings.uses("session"):
+            self._renew_connection()
+        else:
+            self.fresh_connection()
         studies = self.held(dataset)
         self._flush()
         return {"content": content, "studies": studies}
