@@ -12,6 +12,7 @@ import click
 
 from ingest.openrem.site import Site
 from tests.bench import (
+    archive,
     bare,
     headers,
     intake,
@@ -35,7 +36,7 @@ RUNNERS = (
     bare.in_processes(2),
 )
 WITH_SCRIPTS = ("small", "large", "images")
-PARTS = (*WITH_SCRIPTS, "intake", "headers", "latency", "memory")
+PARTS = (*WITH_SCRIPTS, "intake", "headers", "latency", "memory", "archive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +50,18 @@ class Effort:
     intake: int  # files
     latency: int
     backlogs: tuple[int, ...]
+    archives: tuple[int, ...]
 
 
 QUICK = Effort(
-    rounds=1, studies=1, large=1, images=1, intake=2000, latency=15, backlogs=(1000, 10_000)
+    rounds=1,
+    studies=1,
+    large=1,
+    images=1,
+    intake=2000,
+    latency=15,
+    backlogs=(1000, 10_000),
+    archives=(500,),
 )
 NORMAL = Effort(
     rounds=3,
@@ -62,6 +71,7 @@ NORMAL = Effort(
     intake=5000,
     latency=60,
     backlogs=(1000, 10_000, 100_000),
+    archives=(5000, 20_000),
 )
 DEEP = Effort(
     rounds=5,
@@ -71,6 +81,7 @@ DEEP = Effort(
     intake=5000,
     latency=200,
     backlogs=(1000, 10_000, 100_000, 1_000_000),
+    archives=(5000, 100_000),
 )
 SIZES_MIB = (1, 10, 50, 200)
 
@@ -84,12 +95,13 @@ def measure(part: str, site: Site, folder: Path, effort: Effort) -> str:
     """The table of one part."""
     corpus = corpus_of(site)
     match part:
-        case "small":
-            found = _pipeline(mixes.small(corpus), effort.studies, site, folder, effort)
-        case "large":
-            found = _pipeline(mixes.large(corpus), effort.large, site, folder, effort)
-        case "images":
-            found = _pipeline(mixes.images(corpus), effort.images, site, folder, effort)
+        case "small" | "large" | "images":
+            mix, studies = {
+                "small": (mixes.small, effort.studies),
+                "large": (mixes.large, effort.large),
+                "images": (mixes.images, effort.images),
+            }[part]
+            found = _pipeline(mix(corpus), studies, site, folder, effort)
         case "intake":
             found = tables.intake(intake.measure(site, folder, effort.intake))
         case "headers":
@@ -100,6 +112,8 @@ def measure(part: str, site: Site, folder: Path, effort: Effort) -> str:
             found = tables.latency(latency.measure(site, folder, effort.latency))
         case "memory":
             found = tables.memory(memory.measure(site, folder, effort.backlogs, say))
+        case "archive":
+            found = tables.archive(archive.measure(site, folder, effort.archives, say))
         case _:
             raise click.UsageError(f"there is no part {part}: choose from {', '.join(PARTS)}")
     return found

@@ -31,6 +31,7 @@ class Pass:
     kind: str
     files: int
     seconds: float
+    cpu_ms: float  # a file, of what isn't OpenREM
     peak_mib: float
 
     @property
@@ -40,17 +41,19 @@ class Pass:
 
 
 def measure(
-    site: Site, folder: Path, numbers: Sequence[int], progress: Callable[[str], None]
+    site: Site,
+    folder: Path,
+    numbers: Sequence[int],
+    progress: Callable[[str], None],
+    kinds: Sequence[str] = (HELD, FOREIGN),
 ) -> list[Pass]:
-    """Each kind in each number, with a state folder of its own."""
+    """Each kind in each number, with an OpenREM and a state folder of its own."""
     found = []
-    for kind in (HELD, FOREIGN):
+    for kind in kinds:
         for files in numbers:
             with a_place(site, folder / f"{kind.split()[0]}-{files}") as place:
                 one = _measure(place, kind, files)
-            progress(
-                f"import of {files:,} {kind}: {one.speed:.1f} a second, {one.peak_mib:.1f} MiB"
-            )
+            progress(f"import of {files:,} {kind}: {one.speed:.0f} a second")
             found.append(one)
     return found
 
@@ -67,24 +70,31 @@ def _measure(place: Place, kind: str, files: int) -> Pass:
         _import(config, place.folder / "originals", place.folder / "originals.err")
         _fill(tree, files, lambda number: contents[number % objects])
     began = time.monotonic()
-    peak = _import(config, tree, place.folder / "import.err")
-    return Pass(kind=kind, files=files, seconds=time.monotonic() - began, peak_mib=peak)
+    cpu_s, peak_mib = _import(config, tree, place.folder / "import.err")
+    return Pass(
+        kind=kind,
+        files=files,
+        seconds=time.monotonic() - began,
+        cpu_ms=cpu_s * 1000 / files,
+        peak_mib=peak_mib,
+    )
 
 
-def _import(config: Path, tree: Path, err: Path) -> float:
-    """Run it to its end. The most memory that it ever had."""
+def _import(config: Path, tree: Path, err: Path) -> tuple[float, float]:
+    """Run it to its end. Its CPU time, and the most memory that it ever had."""
     command = [sys.executable, "-m", "ingest", "import", "-c", str(config), str(tree)]
-    peak = 0.0
+    cpu_s = peak_mib = 0.0
     with err.open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
 
         def is_over() -> bool:
-            nonlocal peak
+            nonlocal cpu_s, peak_mib
             with suppress(OSError, ValueError):  # it has just ended
-                peak = max(peak, meter.peak_mib(process.pid))
+                cpu_s = max(cpu_s, meter.cpu_s(process.pid))
+                peak_mib = max(peak_mib, meter.peak_mib(process.pid))
             return process.poll() is not None
 
         meter.wait_for(is_over, "the import ends", poll_s=_POLL_S)
-    return peak
+    return cpu_s, peak_mib
 
 
 def _fill(tree: Path, files: int, content: Callable[[int], bytes]) -> None:

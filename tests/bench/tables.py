@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ingest.openrem.install import OPENREM
 from ingest.openrem.site import Site, query
+from tests.bench.archive import Pass
 from tests.bench.headers import Cost
 from tests.bench.intake import Taken
 from tests.bench.latency import Latency
@@ -92,6 +93,22 @@ def memory(weights: Sequence[Weight]) -> str:
     """Against the number of files."""
     rows = [(f"{one.files:,}", f"{one.now_mib:.1f}", f"{one.peak_mib:.1f}") for one in weights]
     return table(("files that wait", "memory (MiB)", "at most"), rows)
+
+
+def archive(passes: Sequence[Pass]) -> str:
+    """Against the number of files."""
+    head = ("`import` of", "files", "files a second", "CPU a file beside OpenREM", "memory (MiB)")
+    rows = [
+        (
+            one.kind,
+            f"{one.files:,}",
+            f"{one.speed:,.0f}",
+            f"{one.cpu_ms:.1f} ms",
+            f"{one.peak_mib:.1f}",
+        )
+        for one in passes
+    ]
+    return table(head, rows)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -3,6 +3,7 @@
 OpenREM's scripts are left out, as they need Redis.
 """
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ingest.openrem.site import Site
-from tests.bench import bare, headers, intake, latency, memory, mixes, ours, tables
+from tests.bench import archive, bare, headers, intake, latency, memory, mixes, ours, tables
 from tests.bench.pipeline import Run, Summary, run_once
 from tests.bench.place import Rows
 from tests.bench.runner import Runner
@@ -67,6 +68,15 @@ def test_memory_is_read_once_all_files_wait(site: Site, tmp_path: Path) -> None:
 
     assert weight.files == BACKLOG
     assert 0 < weight.now_mib <= weight.peak_mib
+
+
+def test_an_archive_is_imported_once_and_then_looked_up(site: Site, tmp_path: Path) -> None:
+    (one,) = archive.measure(site, tmp_path, [BACKLOG], lambda _words: None, [archive.HELD])
+
+    assert one.files == BACKLOG
+    assert min(one.speed, one.cpu_ms, one.peak_mib) > 0
+    (said,) = tmp_path.rglob("import.err")
+    assert re.search(rf"already there\W+{BACKLOG}\b", said.read_text(encoding="utf-8"))
 
 
 def test_what_is_missing_or_double_is_shown() -> None:
