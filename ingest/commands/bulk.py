@@ -18,6 +18,7 @@ from ingest.settle import Patience
 # Whoever imports by hand says that the files are whole; one that just changed gets a moment.
 PATIENCE = Patience(quiet_s=0.5, incomplete_after_s=0.0)
 GATHER_S = 2.0  # and so are studies
+SWEEP_S = 3600.0  # between full sweeps: nothing comes here, and to look at a million takes minutes
 
 
 class Chosen:
@@ -31,7 +32,7 @@ class Chosen:
         self._is_met = False
 
     def everything(self) -> Iterator[bytes]:
-        """Every file. An import that takes long sweeps them again and again."""
+        """Every file. Now and then, and after an error, they are swept again."""
         for number, path in enumerate(self._all(), start=1):
             if number > self._found:
                 self._found = number
@@ -70,6 +71,8 @@ def import_by_hand(
     """
     if failures is not None:
         check_file(failures)
+    sweep = settings.sweep.model_copy(update={"full": max(SWEEP_S, settings.sweep.full)})
+    settings = settings.model_copy(update={"sweep": sweep})
     chosen = _by_folder(paths, _drop_roots(settings))
     inboxes = _inboxes(chosen, settings, delete=delete)
     listing = Listing(settings.state_dir, began=now(), file=failures)

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.harness import END_S, Ground, files_below, image, relay, report, sample, until
+from tests.system.harness import (
+    DEADLINE_S,
+    END_S,
+    Ground,
+    files_below,
+    image,
+    relay,
+    report,
+    sample,
+    until,
+)
 
 
 def test_sources_stay_as_they_are(ground: Ground) -> None:
@@ -148,6 +158,29 @@ def test_killed_before_it_has_met_all_it_has_imported_nothing(ground: Ground) ->
     }
     assert (ground.events(), ground.number(_TASKS)) == (30, 30)
     assert ground.ledger("SELECT count(*) FROM job WHERE path NOT NULL") == [(0,)]
+
+
+_TELLS_OF_SWEEPS = """
+import sys
+from ingest.commands import bulk
+everything = bulk.Chosen.everything
+
+def told(self):
+    print("swept", file=sys.stderr, flush=True)
+    yield from everything(self)
+
+bulk.Chosen.everything = told
+"""
+
+
+def test_a_tree_is_not_swept_as_often_as_a_drop_folder(ground: Ground) -> None:
+    """Of a large tree, that would soon take longer than its import."""
+    settings = ground.config.read_text(encoding="utf-8")
+    ground.config.write_text(settings.replace("full = 5.0", "full = 0.05"), encoding="utf-8")
+    process = ground.starts("import", _images(ground, 25), first=_TELLS_OF_SWEEPS)
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert err.decode().splitlines() == ["swept"]
+    assert _summary(out.decode())["imported"] == 25
 
 
 def test_of_many_failures_a_few_are_shown_and_all_are_listed(ground: Ground) -> None:

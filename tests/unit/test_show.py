@@ -131,7 +131,7 @@ def test_without_a_list_it_says_where_all_failures_are_seen() -> None:
 
 
 def test_a_tree_that_is_swept_again_is_not_counted_again(tmp_path: Path) -> None:
-    """An import that takes longer than [sweep] full looks through its tree every few minutes."""
+    """After an error of the ledger, for example, an import looks through its tree again."""
     (tmp_path / "in").mkdir()
     for number in range(5):
         (tmp_path / "in" / f"{number}.dcm").touch()
