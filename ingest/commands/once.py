@@ -16,7 +16,7 @@ def once(draining: service.Service, ledger: Ledger, shown: Run) -> int:
     drops = list(draining.engine.inboxes)
     failed = (State.LEFT,) if shown.is_final_later else ()
     try:
-        with shown.progress("importing"):
+        with shown.progress():
             is_whole = draining.drain()
     except OpenRemUnreachable:
         if shown.tally.total:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from ingest import log
 from ingest.commands.listing import EXAMPLES, Failure, Listing, of_job
@@ -23,6 +23,7 @@ from ingest.presence import Absence
 
 SAY_S = 30.0  # between two lines where stderr is no terminal
 DRAW_S = 0.1
+BAR_WIDTH = 10
 WHERE_ALL_ARE = "openrem-ingest failures and openrem-ingest status show them"
 
 
@@ -113,20 +114,18 @@ class Run:
         self._draw: Callable[[], None] | None = None  # on a terminal
 
     @contextmanager
-    def progress(self, words: str) -> Iterator[None]:
+    def progress(self) -> Iterator[None]:
         """Show a bar meanwhile, if stderr is a terminal; else a line is written now and then."""
         if not self._console.is_terminal:
             yield
             return
-        bar = Progress(
-            TextColumn(words),
-            BarColumn(),
-            TextColumn("{task.fields[how_far]}", markup=False),
-            TimeElapsedColumn(),
-            console=self._console,
+        text = TextColumn(
+            "{task.fields[how_far]}", markup=False, table_column=Column(no_wrap=False)
         )
+        columns = (BarColumn(bar_width=BAR_WIDTH), TimeElapsedColumn(), text)
+        bar = Progress(*columns, console=self._console)
         with bar:
-            task = bar.add_task(words, total=None, how_far="")
+            task = bar.add_task("", total=None, how_far="")
             self._draw = lambda: bar.update(
                 task,
                 completed=self._done if self._found else 0,
