@@ -188,7 +188,8 @@ class Run:
         speed = f", {rate:,.1f} a second" if rate else ""
         if not self._found:
             return f"{done:,} files done{speed}{but}"
-        left = f", {words_for((self._found - done) / rate)} left" if rate else ""
+        rest = self._found - done
+        left = f", {words_for(rest / rate)} left" if rate and rest else ""
         share = 100 * done // self._found
         return f"{done:,} of {self._found:,} files done ({share}%){speed}{left}{but}"
 
